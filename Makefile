@@ -1,0 +1,59 @@
+# The commands of this project. Each sets up what it needs and rebuilds only what changed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
+
+.PHONY: help build train test lint format benchmark clean
+
+help:
+	@echo "make train      set up, train the names network on the fused kernels, compare the backends"
+	@echo "make test       set up, check the style and the types, run every test"
+	@echo "make build      set up $(VENV) with the package built and installed editable"
+	@echo "make lint       check the style and the types"
+	@echo "make format     rewrite the sources in the project's style"
+	@echo "make benchmark  measure and write benchmarks/results"
+	@echo "make clean      remove the environment and everything built"
+
+$(BIN)/.torch:
+	@echo "==> creating $(VENV) with torch and the build tools (a few minutes the first time)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet torch==2.13.0 ninja pybind11 setuptools wheel
+	@touch $@
+
+$(BIN)/.built: $(BIN)/.torch $(SOURCES)
+	@echo "==> building makemore_ext (about half a minute)"
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+build: $(BIN)/.built
+
+train: build
+	@echo "==> training the names network, H = 200, 10,000 steps, on the fused kernels"
+	$(BIN)/makemore-ext train --backend fused --steps 10000
+	@echo "==> comparing the training backends"
+	$(BIN)/makemore-ext compare
+
+lint: build
+	@echo "==> checking style and types"
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(find csrc -type f)
+
+test: lint
+	@echo "==> running the tests"
+	$(BIN)/pytest
+
+format: build
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $$(find csrc -type f)
+
+benchmark: build
+	@echo "==> measuring (several minutes; leave the machine alone meanwhile)"
+	$(BIN)/makemore-ext compare --json benchmarks/results/compare.json --plot benchmarks/results/compare.png
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info makemore_ext/*.so .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,42 @@
+"""Fused cross entropy and batch norm for PyTorch, and the network they were derived from.
+
+`cross_entropy`, `batch_norm` and `embedding` take the place of torch.nn.functional's;
+`makemore_ext.reference` derives their gradients step by step; `makemore_ext.makemore` trains with
+them. Importing needs torch alone.
+"""
+
+from importlib.metadata import version as _version
+
+from makemore_ext import makemore, reference
+from makemore_ext._native import cpu_capability as _cpu_capability
+from makemore_ext._native import torch_version as _torch_version
+from makemore_ext.batch_norm import BatchNormFunction, batch_norm
+from makemore_ext.cross_entropy import CrossEntropyFunction, cross_entropy
+from makemore_ext.embedding import EmbeddingFunction, embedding
+
+__version__ = _version("makemore_ext")
+__all__ = [
+    "BatchNormFunction",
+    "CrossEntropyFunction",
+    "EmbeddingFunction",
+    "batch_norm",
+    "build_info",
+    "cross_entropy",
+    "embedding",
+    "makemore",
+    "reference",
+]
+
+
+def build_info() -> dict[str, str | None]:
+    """What was built: version, torch built against, CPU capability in use, CUDA architectures.
+
+    `cpu_capability` is "default" or "avx2": the best this processor has, or what the environment
+    variable MAKEMORE_EXT_CPU_CAPABILITY asked for. `cuda_architectures` is None without CUDA.
+    """
+    return {
+        "version": __version__,
+        "torch": _torch_version,
+        "cpu_capability": _cpu_capability,
+        "cuda_architectures": None,
+    }

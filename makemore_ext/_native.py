@@ -1,0 +1,15 @@
+"""The native half: loading makemore_ext._C registers the operators of csrc/ops.cpp."""
+
+import torch
+
+try:
+    from makemore_ext import _C
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "makemore_ext._C is not built: run `pip install .` in the source folder, "
+        "and import from outside it"
+    ) from error
+
+operators = torch.ops.makemore_ext
+cpu_capability: str = _C.cpu_capability
+torch_version: str = _C.torch_version

@@ -1,0 +1,80 @@
+"""Embedding look-up with its gradient as one scatter-add: the Function and its functional form.
+
+How the gradient is summed stands in csrc/cpu/embedding.h.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from makemore_ext._function import apply
+from makemore_ext._native import operators
+from makemore_ext._validation import check_floating
+
+
+class EmbeddingFunction(torch.autograd.Function):
+    """apply(input, weight) -> weight[input], see `embedding`."""
+
+    @staticmethod
+    def forward(input: Tensor, weight: Tensor) -> Tensor:
+        return F.embedding(input, weight)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        input, weight = inputs
+        ctx.save_for_backward(input)
+        ctx.num_embeddings = weight.shape[0]
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, Tensor]:
+        (input,) = ctx.saved_tensors
+        grad_output = grad_outputs[0].reshape(-1, grad_outputs[0].shape[-1])
+        return None, apply(_EmbeddingBackward, grad_output, input.reshape(-1), ctx.num_embeddings)
+
+
+class _EmbeddingBackward(torch.autograd.Function):
+    """The scatter-add. It is linear in grad_output, so its own backward is the look-up again."""
+
+    @staticmethod
+    def forward(grad_output: Tensor, indices: Tensor, num_embeddings: int) -> Tensor:
+        return operators.embedding_backward.default(grad_output, indices, num_embeddings)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        (indices,) = ctx.saved_tensors
+        return EmbeddingFunction.apply(indices, grad_outputs[0]), None, None
+
+
+def embedding(input: Tensor, weight: Tensor) -> Tensor:
+    """Looks up rows of a table, as `torch.nn.functional.embedding` without its options.
+
+    Args:
+        input: indices of any shape, int64, in [0, V).
+        weight: the table [V, D], float32 or float64 on the CPU.
+
+    Returns:
+        [*input.shape, D], of the dtype of `weight`.
+
+    Raises:
+        IndexError: an index is outside [0, V).
+        NotImplementedError: a dtype or device is not supported.
+        ValueError: `weight` has another number of dimensions than 2.
+    """
+    check_floating("weight", weight)
+    if weight.dim() != 2:
+        raise ValueError(f"weight must have 2 dimensions [V, D], got shape {list(weight.shape)}")
+    if not isinstance(input, Tensor) or input.dtype != torch.int64:
+        kind = input.dtype if isinstance(input, Tensor) else type(input).__name__
+        raise NotImplementedError(f"input must be an int64 Tensor, got {kind}")
+    return apply(EmbeddingFunction, input, weight)
+
+
+@torch.library.register_fake("makemore_ext::embedding_backward")
+def _(grad_output: Tensor, indices: Tensor, num_embeddings: int) -> Tensor:
+    return grad_output.new_empty(num_embeddings, grad_output.shape[1])
