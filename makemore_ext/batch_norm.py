@@ -112,7 +112,7 @@ def differentiable_gradients(
     if activation == ACTIVATIONS["tanh"]:
         grad_output = grad_output * (1 - pre_activation.tanh().square())
     elif activation == ACTIVATIONS["relu"]:
-        grad_output = torch.where(pre_activation > 0, grad_output, 0)
+        grad_output = torch.where(pre_activation <= 0, 0, grad_output)
 
     grad_bias = grad_output.sum(0)
     grad_weight = (grad_output * normalized).sum(0)
@@ -163,7 +163,7 @@ def batch_norm(
     The derivation of the gradient is that of "makemore part 4", exercise 3; batch norm is from
     Ioffe and Szegedy (2015).
     """
-    _check(input, running_mean, running_var, weight, bias, training, correction, activation)
+    _check(input, running_mean, running_var, weight, bias, training, eps, correction, activation)
     arguments = (
         input,
         weight,
@@ -208,6 +208,7 @@ def _check(
     weight: Tensor | None,
     bias: Tensor | None,
     training: bool,
+    eps: float,
     correction: int,
     activation: str | None,
 ) -> None:
@@ -228,6 +229,10 @@ def _check(
         raise ValueError(
             f"Expected more than 1 value per channel when training, got input size {input.shape}"
         )
+    if training and eps <= 0.0:
+        raise ValueError(f"batch_norm eps must be positive during training, but got {eps}")
+    if eps < 0.0:
+        raise ValueError(f"batch_norm eps must be non-negative, but got {eps}")
     if correction not in (0, 1):
         raise ValueError(f"correction must be 0 or 1, got {correction}")
     if activation not in ACTIVATIONS:

@@ -142,7 +142,7 @@ inline Vec<T> activate_backward(Vec<T> grad, Vec<T> y, Activation activation) {
     case Activation::tanh:
       return grad * ((T(1) - y) * (T(1) + y));  // 1 - y^2 without cancellation near |y| = 1
     case Activation::relu:
-      return y > T(0) ? grad : broadcast(T(0));
+      return y <= T(0) ? broadcast(T(0)) : grad;  // a NaN passes the gradient on, as in torch
     default:
       return grad;
   }

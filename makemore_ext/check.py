@@ -1,0 +1,235 @@
+"""Every gradient derived by hand, and every fused function, against autograd.
+
+All functions take the network's parameters and a minibatch, x int64 [n, context] and y int64 [n]
+with n >= 2, and leave them as they are; `run` makes both and calls all of them.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import reference
+from .batch_norm import batch_norm
+from .cross_entropy import cross_entropy
+from .embedding import embedding
+from .makemore.data import Dataset
+from .makemore.model import MLP, SEED
+from .reference import Parameters
+
+# The output of batch norm near 0 is the difference of numbers around 1, where fp32 leaves an error
+# of some 1e-7: below this, but above allclose's own 1e-8.
+FORWARD_ATOL = 1e-6
+
+# In a smaller batch the variance of a column can come so near 0 that the rounding of fp32 alone
+# makes equal formulas differ by more than allclose allows.
+MIN_BATCH_SIZE = 8
+
+
+class Comparison(NamedTuple):
+    """How two tensors that should be equal differ.
+
+    Attributes:
+        name: What is compared.
+        exact: Whether all elements are equal.
+        approximate: Whether all elements are close in the sense of `torch.allclose`.
+        maxdiff: The largest absolute difference.
+    """
+
+    name: str
+    exact: bool
+    approximate: bool
+    maxdiff: float
+
+
+class Differentiated(NamedTuple):
+    """A network's variables and their gradients by autograd, all detached, by name."""
+
+    parameters: Parameters
+    variables: dict[str, Tensor]
+    gradients: dict[str, Tensor]
+
+
+def compare(name: str, actual: Tensor, expected: Tensor, *, atol: float = 1e-8) -> Comparison:
+    """Compare two tensors of the same shape and dtype, with `torch.allclose`'s default rtol.
+
+    Args:
+        name: What they are.
+        actual: The tensor to judge, not empty.
+        expected: What it should equal.
+        atol: The absolute tolerance; the default is that of `torch.allclose`.
+
+    Raises:
+        ValueError: The shapes or dtypes differ: they would broadcast, or be converted, unseen.
+    """
+    if actual.shape != expected.shape or actual.dtype != expected.dtype:
+        raise ValueError(
+            f"actual: {name} must be {expected.dtype} {[*expected.shape]}, "
+            f"got {actual.dtype} {[*actual.shape]}"
+        )
+    return Comparison(
+        name,
+        exact=torch.equal(actual, expected),
+        approximate=torch.allclose(actual, expected, atol=atol),
+        maxdiff=(actual - expected).abs().max().item(),
+    )
+
+
+def exercise_1(parameters: Parameters, x: Tensor, y: Tensor) -> list[Comparison]:
+    """The gradients of all 26 steps and parameters, in the order of the backward pass."""
+    parameters, variables, gradients = differentiate(parameters, x, y)
+    by_hand = reference.backward(parameters, x, y, variables)
+    return [compare(name, gradient, gradients[name]) for name, gradient in by_hand.items()]
+
+
+def exercise_2(parameters: Parameters, x: Tensor, y: Tensor) -> list[Comparison]:
+    """Cross entropy in one expression against its steps, and both forms of its gradient."""
+    _, variables, gradients = differentiate(parameters, x, y)
+    logits, expected = variables["logits"], gradients["logits"]
+    one_hot = reference.cross_entropy_backward_one_hot(logits, y)
+    return [
+        compare("loss", F.cross_entropy(logits, y), variables["loss"]),
+        compare("logits, closed form", reference.cross_entropy_backward(logits, y), expected),
+        compare("logits, one-hot form", one_hot, expected),
+    ]
+
+
+def exercise_3(parameters: Parameters, x: Tensor, y: Tensor) -> list[Comparison]:
+    """Batch norm in one expression against its steps, and both forms of its gradient."""
+    parameters, variables, gradients = differentiate(parameters, x, y)
+    hprebn, expected = variables["hprebn"], gradients["hprebn"]
+    bngain, bnbias = parameters.bngain, parameters.bnbias
+    hpreact = reference.batch_norm_forward(hprebn, bngain, bnbias)
+    given = gradients["hpreact"], hprebn, bngain
+    closed = reference.batch_norm_backward(*given)
+    broadcast = reference.batch_norm_backward_broadcast(*given)
+    return [
+        compare("hpreact", hpreact, variables["hpreact"], atol=FORWARD_ATOL),
+        compare("hprebn, closed form", closed, expected),
+        compare("hprebn, broadcast form", broadcast, expected),
+    ]
+
+
+def fused(parameters: Parameters, x: Tensor, y: Tensor) -> list[Comparison]:
+    """This package's functions: outputs against the steps, gradients against both derivations."""
+    parameters, variables, gradients = differentiate(parameters, x, y)
+    by_hand = reference.backward(parameters, x, y, variables)
+
+    def batch_normed(
+        hprebn: Tensor, bngain: Tensor, bnbias: Tensor, *, activation: str | None
+    ) -> Tensor:
+        return batch_norm(
+            hprebn,
+            None,
+            None,
+            bngain,
+            bnbias,
+            training=True,
+            eps=reference.EPS,
+            correction=1,
+            activation=activation,
+        )
+
+    batch_norm_inputs = ("hprebn", "bngain", "bnbias")
+    cases: list[tuple[str, Callable[..., Tensor], tuple[str, ...], str]] = [
+        ("cross_entropy", partial(cross_entropy, target=y), ("logits",), "loss"),
+        ("batch_norm", partial(batch_normed, activation=None), batch_norm_inputs, "hpreact"),
+        ("batch_norm tanh", partial(batch_normed, activation="tanh"), batch_norm_inputs, "h"),
+        ("embedding", partial(embedding, x), ("C",), "emb"),
+    ]
+    rows = []
+    for function, call, inputs, output in cases:
+        leaves = [variables[name].clone().requires_grad_() for name in inputs]
+        result = call(*leaves)
+        found = torch.autograd.grad(result, leaves, gradients[output])
+        expected = variables[output]
+        rows.append(compare(f"{function}: {output}", result, expected, atol=FORWARD_ATOL))
+        for name, gradient in zip(inputs, found, strict=True):
+            rows += [
+                compare(f"{function}: d{name}, autograd", gradient, gradients[name]),
+                compare(f"{function}: d{name}, by hand", gradient, by_hand[name]),
+            ]
+    return rows
+
+
+def run(
+    *,
+    dtype: torch.dtype = torch.float32,
+    hidden: int = 64,
+    batch_size: int = 32,
+    seed: int = SEED,
+) -> dict[str, list[Comparison]]:
+    """Make all comparisons on a new network and a minibatch of the embedded names.
+
+    Args:
+        dtype: float32 or float64.
+        hidden: Number of hidden units, at least 1.
+        batch_size: n, at least 8.
+        seed: Of the one generator that draws first the network, then the minibatch.
+
+    Returns:
+        The comparisons by the title of their table, in the order of the exercises.
+
+    Raises:
+        ValueError: dtype, hidden or batch_size is another.
+    """
+    given = example(dtype=dtype, hidden=hidden, batch_size=batch_size, seed=seed)
+    return {
+        "Exercise 1: every step by hand": exercise_1(*given),
+        "Exercise 2: cross entropy in one expression": exercise_2(*given),
+        "Exercise 3: batch norm in one expression": exercise_3(*given),
+        "Fused functions": fused(*given),
+    }
+
+
+def example(
+    *,
+    dtype: torch.dtype = torch.float32,
+    hidden: int = 64,
+    batch_size: int = 32,
+    seed: int = SEED,
+) -> tuple[Parameters, Tensor, Tensor]:
+    """Draw a new network and a minibatch of the embedded names; see `run` for the arguments.
+
+    Noise of 0.1 moves the gain off 1 and the biases off 0, where a formula that leaves them out
+    would pass.
+
+    Returns:
+        The parameters, x [batch_size, 3] and y [batch_size].
+    """
+    if batch_size < MIN_BATCH_SIZE:
+        raise ValueError(f"batch_size: must be at least {MIN_BATCH_SIZE}, got {batch_size}")
+    generator = torch.Generator().manual_seed(seed)
+    dataset = Dataset.load()
+    model = MLP.init(len(dataset.vocabulary), hidden=hidden, dtype=dtype, generator=generator)
+    x, y = dataset.train
+    drawn = torch.randint(0, len(x), (batch_size,), generator=generator)
+
+    def moved(parameter: Tensor) -> Tensor:
+        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
+        return parameter.detach() + 0.1 * noise.to(dtype)
+
+    parameters = model.parameters()._replace(
+        b1=moved(model.b1),
+        b2=moved(model.b2),
+        bngain=moved(model.bngain),
+        bnbias=moved(model.bnbias),
+    )
+    return parameters, x[drawn], y[drawn]
+
+
+def differentiate(parameters: Parameters, x: Tensor, y: Tensor) -> Differentiated:
+    """Run the network's steps and let autograd find the gradient of each and of the parameters."""
+    leaves = Parameters(*(parameter.detach().requires_grad_() for parameter in parameters))
+    steps = reference.forward(leaves, x, y)
+    variables = {**leaves._asdict(), **steps}
+    gradients = torch.autograd.grad(steps["loss"], list(variables.values()))
+    detached = {name: variable.detach() for name, variable in variables.items()}
+    return Differentiated(
+        Parameters(*(detached[name] for name in Parameters._fields)),
+        detached,
+        dict(zip(variables, gradients, strict=True)),
+    )

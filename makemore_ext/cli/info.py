@@ -1,0 +1,25 @@
+"""`makemore-ext info`: versions, processor and threads."""
+
+import click
+
+from . import options, output
+from .environment import environment
+
+
+@click.command()
+@options.json_file
+@options.threads()
+def info(json_file: str | None) -> None:
+    """Print versions, processor and threads.
+
+    They belong into every report of a bug or of a timing.
+    """
+    rows = [(name, _text(value)) for name, value in environment().items()]
+    output.print_table(output.results(json_file), rows)
+    output.write_json(json_file, {})
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "none"
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,0 +1,113 @@
+"""The training backends side by side: the same losses, at different speeds."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+
+from .backends import BACKENDS
+from .data import Windows
+from .model import MLP
+from .training import Trainer
+
+YARDSTICK = "autograd"
+JUDGED_STEPS = 1000
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
+
+
+@dataclass(frozen=True)
+class BackendRun:
+    """One backend's training run.
+
+    Attributes:
+        backend: a key of `BACKENDS`.
+        losses: the minibatch loss of every step.
+        round_seconds: the seconds a step took, one value a round.
+        maxdiff: the largest absolute difference of a loss to autograd's at the same step, over the
+            first `JUDGED_STEPS` steps; nan if any loss there is not a number.
+        agrees: `maxdiff` is within the tolerance.
+    """
+
+    backend: str
+    losses: list[float]
+    round_seconds: list[float]
+    maxdiff: float
+    agrees: bool
+
+    @property
+    def step_seconds(self) -> float:
+        """The median of `round_seconds`."""
+        return median(self.round_seconds)
+
+
+def compare_backends(
+    model: MLP,
+    windows: Windows,
+    *,
+    backends: Sequence[str] = tuple(BACKENDS),
+    steps: int = 1000,
+    rounds: int = 10,
+    batch_size: int = 32,
+    lr: float = 0.1,
+    seed: int = 2147483647,
+) -> list[BackendRun]:
+    """Train a copy of the model with every backend, on the same minibatches.
+
+    The steps are cut into rounds, in each of which every backend trains for as many steps. What
+    slows the machine for a while thus slows all of them, and the order changes from round to round
+    so that none always runs after the same other.
+
+    Rounding makes two correct trajectories drift apart slowly, which is why only the first
+    `JUDGED_STEPS` losses are held to the tolerance.
+
+    Args:
+        model: where every copy begins; left as it is.
+        windows: x, int64 [N, K], and y, int64 [N], to draw the minibatches from.
+        backends: keys of `BACKENDS`; autograd runs in any case.
+        steps: for each backend, at least `rounds`.
+        rounds: at least 1.
+        batch_size: see `Trainer`.
+        lr: see `Trainer`.
+        seed: of the minibatches.
+
+    Raises:
+        ValueError: a backend is unknown, or a number is out of its range.
+    """
+    if not 1 <= rounds <= steps:
+        raise ValueError(f"rounds: must be from 1 to steps ({steps}), got {rounds}")
+    names = list(dict.fromkeys([*backends, YARDSTICK]))
+    trainers = {
+        name: Trainer(
+            MLP.from_state_dict(model.state_dict()),
+            windows,
+            torch.Generator().manual_seed(seed),
+            backend=name,
+            batch_size=batch_size,
+            lr=lr,
+        )
+        for name in names
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for index in range(rounds):
+        length = steps * (index + 1) // rounds - steps * index // rounds
+        first = index % len(names)
+        for name in names[first:] + names[:first]:
+            start = time.perf_counter()
+            trainers[name].train(length)
+            seconds[name].append((time.perf_counter() - start) / length)
+
+    expected = trainers[YARDSTICK].losses
+    tolerance = TOLERANCE[model.C.dtype]
+    runs = []
+    for name in names:
+        losses = trainers[name].losses
+        maxdiff = _maxdiff(losses[:JUDGED_STEPS], expected[:JUDGED_STEPS])
+        runs.append(BackendRun(name, losses, seconds[name], maxdiff, maxdiff <= tolerance))
+    return runs
+
+
+def _maxdiff(losses: Sequence[float], expected: Sequence[float]) -> float:
+    pair = torch.tensor([losses, expected], dtype=torch.float64)
+    return (pair[0] - pair[1]).abs().max().item()

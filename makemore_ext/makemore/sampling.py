@@ -1,0 +1,55 @@
+"""New names, drawn character by character."""
+
+import torch
+
+from .model import MLP
+from .vocabulary import PAD, Vocabulary
+
+
+def sample(
+    model: MLP,
+    vocabulary: Vocabulary,
+    count: int = 20,
+    *,
+    generator: torch.Generator,
+    max_length: int = 100,
+) -> list[str]:
+    """Draw `count` names from a calibrated model, one after the other as the notebook does.
+
+    Args:
+        model: calibrated.
+        vocabulary: the one the model was trained with.
+        count: at least 0.
+        generator: the source of chance; the same state gives the same names.
+        max_length: the characters after which a name is cut off, at least 1. A name may be empty.
+
+    Raises:
+        ValueError: an argument is out of its range, or the model's logits are not finite.
+        RuntimeError: the model is not calibrated.
+    """
+    if count < 0:
+        raise ValueError(f"count: must be at least 0, got {count}")
+    if max_length < 1:
+        raise ValueError(f"max_length: must be at least 1, got {max_length}")
+    if len(vocabulary) != model.vocabulary_size:
+        raise ValueError(
+            f"vocabulary: must be of the model's size {model.vocabulary_size}, "
+            f"got {len(vocabulary)}"
+        )
+    return [_sample_name(model, vocabulary, generator, max_length) for _ in range(count)]
+
+
+def _sample_name(
+    model: MLP, vocabulary: Vocabulary, generator: torch.Generator, max_length: int
+) -> str:
+    end = vocabulary.encode(PAD)[0]
+    indices = [end] * model.context
+    while len(indices) < model.context + max_length:
+        logits = model.logits(torch.tensor([indices[-model.context :]]))
+        if not logits.isfinite().all():
+            raise ValueError("model: its logits are not finite, training it must have diverged")
+        index = int(torch.multinomial(logits.softmax(1), 1, generator=generator))
+        if index == end:
+            break
+        indices.append(index)
+    return vocabulary.decode(indices[model.context :])

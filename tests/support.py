@@ -1,0 +1,50 @@
+"""What the tests of several operations share: memory layouts, threads and distance from truth."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+def _offset(tensor: Tensor) -> Tensor:
+    padded = torch.full((tensor.numel() + 3,), torch.nan, dtype=tensor.dtype)
+    padded[3:] = tensor.reshape(-1)
+    return padded[3:].view(tensor.shape)
+
+
+def _every_other(tensor: Tensor) -> Tensor:
+    wide = torch.full((*tensor.shape[:-1], 2 * tensor.shape[-1]), torch.nan, dtype=tensor.dtype)
+    wide[..., ::2] = tensor
+    return wide[..., ::2]
+
+
+# Each gives a tensor of the same values with other strides or another offset.
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": lambda tensor: tensor.clone(memory_format=torch.contiguous_format),
+    "transposed": lambda tensor: tensor.t().contiguous().t(),
+    "offset": _offset,
+    "every other": _every_other,
+    "row padding": lambda tensor: torch.cat([tensor, tensor], dim=1)[:, : tensor.shape[1]],
+}
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Runs the body with `count` threads of torch's pool."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def error(value: Tensor, truth: Tensor) -> float:
+    """The largest absolute distance from a float64 truth."""
+    return (value.double() - truth).abs().max().item() if truth.numel() else 0.0
+
+
+def spacing(truth: Tensor, dtype: torch.dtype) -> float:
+    """The rounding error that no result in `dtype` can avoid: half a unit in the last place."""
+    return truth.abs().max().item() * torch.finfo(dtype).eps / 2 if truth.numel() else 0.0

@@ -1,0 +1,71 @@
+"""The error bounds that csrc/cpu/vec.h states, over every float32."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+operators = torch.ops.makemore_ext
+FUNCTIONS = {
+    "exp": (operators._exp.default, torch.exp, 1.1),
+    "tanh": (operators._tanh.default, torch.tanh, 1.5),
+}
+CHUNK = 2**24
+
+
+def ulp(truth: Tensor, dtype: torch.dtype) -> Tensor:
+    """The distance to the next larger magnitude in `dtype`, in float64."""
+    magnitude = truth.to(dtype).abs()
+    return (torch.nextafter(magnitude, torch.tensor(torch.inf, dtype=dtype)) - magnitude).double()
+
+
+def floats(first: int) -> Tensor:
+    """The float32 values of CHUNK adjacent bit patterns."""
+    return torch.arange(first, first + CHUNK, dtype=torch.int64).to(torch.int32).view(torch.float32)
+
+
+@pytest.mark.parametrize("sign", [0, -(2**31)], ids=["positive", "negative"])
+@pytest.mark.parametrize(("function", "reference", "bound"), FUNCTIONS.values(), ids=FUNCTIONS)
+def test_error_over_every_float32(function, reference, bound, sign):
+    worst = 0.0
+    for first in range(sign, sign + 2**31, CHUNK):
+        x = floats(first)
+        if x[0].abs() < 2**-30 and x[-1].abs() < 2**-30:
+            x = x[::61]  # here exp is 1 and tanh is x, whatever the last bits are
+        y, truth = function(x), reference(x.double())
+        rounded = truth.float()
+        finite = rounded.isfinite()
+        assert torch.equal(y[~finite].nan_to_num(7), rounded[~finite].nan_to_num(7))
+        error = (y.double() - truth).abs() / ulp(truth, torch.float32)
+        worst = max(worst, error[finite].max().item() if finite.any() else 0.0)
+    assert worst <= bound
+
+
+@pytest.mark.parametrize(
+    ("function", "reference", "bound"),
+    [(operators._exp.default, math.exp, 1.5), (operators._tanh.default, math.tanh, 2.5)],
+    ids=FUNCTIONS,
+)
+def test_error_in_float64(function, reference, bound):
+    # The C library's own functions, which are within 1 ulp, stand for the truth.
+    generator = torch.Generator().manual_seed(0)
+    scale = 10.0 ** torch.randint(-9, 3, (100_000,), generator=generator)
+    x = torch.randn(100_000, dtype=torch.float64, generator=generator) * scale
+    x = x.clamp(-700, 700)
+    truth = torch.tensor([reference(value) for value in x.tolist()], dtype=torch.float64)
+    error = (function(x) - truth).abs() / ulp(truth, torch.float64)
+    assert error.max() <= bound
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_limits(dtype):
+    x = torch.tensor([torch.nan, torch.inf, -torch.inf, 1e30, -1e30], dtype=dtype)
+    torch.testing.assert_close(operators._exp(x), x.exp(), equal_nan=True, rtol=0, atol=0)
+    torch.testing.assert_close(operators._tanh(x), x.tanh(), equal_nan=True, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("count", range(18))
+def test_a_value_does_not_depend_on_its_place(count):
+    x = torch.linspace(-3, 3, 18)
+    assert torch.equal(operators._exp(x[:count]), operators._exp(x)[:count])
