@@ -76,8 +76,9 @@ setup(
             extra_compile_args=[
                 *FLAGS,
                 f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
-                # As system headers, torch's give no warnings.
+                # As system headers, torch's give no warnings; their paths stay out of messages.
                 *(f"-isystem{path}" for path in include_paths()),
+                *(f"-ffile-prefix-map={path}/=" for path in include_paths()),
             ],
             extra_link_args=["-s"],
         )

@@ -25,12 +25,12 @@ class EmbeddingFunction(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         input, weight = inputs
         ctx.save_for_backward(input)
-        ctx.num_embeddings = weight.shape[0]
+        ctx.num_embeddings, ctx.embedding_dim = weight.shape
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, Tensor]:
         (input,) = ctx.saved_tensors
-        grad_output = grad_outputs[0].reshape(-1, grad_outputs[0].shape[-1])
+        grad_output = grad_outputs[0].reshape(input.numel(), ctx.embedding_dim)
         return None, apply(_EmbeddingBackward, grad_output, input.reshape(-1), ctx.num_embeddings)
 
 

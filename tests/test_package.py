@@ -25,9 +25,15 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_import_needs_torch_alone():
-    code = "import sys, torch; before = set(sys.modules); import makemore_ext; print(*{m.split('.')[0] for m in set(sys.modules) - before})"
-    extra = set(python(code).stdout.split()) - {"makemore_ext"}
-    assert extra <= set(sys.stdlib_module_names)
+    code = """
+import sys, torch
+before = set(sys.modules)
+import makemore_ext
+print(*{name.split(".")[0] for name in set(sys.modules) - before})
+"""
+    imported = set(python(code).stdout.split())
+    assert "makemore_ext" in imported
+    assert imported - {"makemore_ext"} <= set(sys.stdlib_module_names)
 
 
 def test_build_info():
@@ -91,7 +97,7 @@ def test_wheel_holds_the_package_alone(wheel):
 
 def test_wheel_holds_no_path_of_the_machine_that_built_it(wheel):
     archive = zipfile.ZipFile(wheel)
-    places = [str(ROOT), sys.prefix, str(Path.home() / "x")[:-2]]
+    places = [str(ROOT), sys.prefix]
     for name in archive.namelist():
         content = archive.read(name)
         for place in places:

@@ -1,0 +1,2 @@
+cpu_capability: str
+torch_version: str
