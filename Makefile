@@ -31,7 +31,7 @@ build: $(BIN)/.built
 
 train: build
 	@echo "==> training the names network, H = 200, 10,000 steps, on the fused kernels"
-	$(BIN)/makemore-ext train --backend fused --steps 10000
+	$(BIN)/makemore-ext train --backend fused --steps 10000 --threads 1  # too small a network for more
 	@echo "==> comparing the training backends"
 	$(BIN)/makemore-ext compare
 
