@@ -84,7 +84,7 @@ void for_each_strip(int64_t rows, int64_t columns, bool contiguous, const Body& 
   });
 }
 
-// One parameter for each lane of each vector of a strip; lanes past the last column get `fill`.
+// One parameter for each lane of each vector of a strip; lanes past the last column hold 0.
 template <typename T, int vectors>
 struct Parameters {
   Vec<T> lanes[vectors];
@@ -114,13 +114,8 @@ struct Centre {
 };
 
 template <typename T>
-inline double weight_or_one(const T* weight, int64_t channel) {
-  return weight == nullptr ? 1.0 : static_cast<double>(weight[channel]);
-}
-
-template <typename T>
-inline double bias_or_zero(const T* bias, int64_t channel) {
-  return bias == nullptr ? 0.0 : static_cast<double>(bias[channel]);
+inline double value_or(const T* parameter, int64_t channel, double fallback) {
+  return parameter == nullptr ? fallback : static_cast<double>(parameter[channel]);
 }
 
 template <typename T>
@@ -187,10 +182,10 @@ void strip_normalize(const BatchNormArguments<T>& arguments, int64_t column, int
   using StripParameters = Parameters<T, Strip::kVectors>;
   const Centre<T, Strip::kVectors> centre(mean + column, count);
   const auto scale = StripParameters::fill(count, [&](int64_t i) {
-    return invstd[column + i] * weight_or_one(arguments.weight, column + i);
+    return invstd[column + i] * value_or(arguments.weight, column + i, 1.0);
   });
   const auto bias = StripParameters::fill(
-      count, [&](int64_t i) { return bias_or_zero(arguments.bias, column + i); });
+      count, [&](int64_t i) { return value_or(arguments.bias, column + i, 0.0); });
 
   for (int64_t row = 0; row < arguments.input.rows; ++row) {
     for (int v = 0; v < Strip::kVectors; ++v) {
@@ -305,7 +300,7 @@ void batch_norm_backward(const BatchNormArguments<T>& arguments, bool training,
         // dx = scale (dz - shift - (x - mean) slope); evaluation has neither shift nor slope.
         const Centre<T, Strip::kVectors> centre(s.mean + column, count);
         const auto scale = StripParameters::fill(count, [&](int64_t i) {
-          return s.invstd[column + i] * weight_or_one(arguments.weight, column + i);
+          return s.invstd[column + i] * value_or(arguments.weight, column + i, 1.0);
         });
         const auto shift = StripParameters::fill(
             count, [&](int64_t i) { return training ? sum_grad[i] / rows : 0.0; });
