@@ -36,8 +36,13 @@ FLAGS = [
 ]
 KERNEL_BUILDS = {"baseline": ["-DMAKEMORE_EXT_VECTOR_BYTES=16"]}
 if platform.machine().lower() in ("x86_64", "amd64"):
-    KERNEL_BUILDS["avx2"] = ["-DMAKEMORE_EXT_VECTOR_BYTES=32", "-mavx2", "-mfma"]
-    FLAGS.append("-DMAKEMORE_EXT_HAS_AVX2_BUILD")
+    KERNEL_BUILDS["avx2"] = ["-DMAKEMORE_EXT_VECTOR_BYTES=32", "-mavx2", "-mfma", "-mf16c"]
+    KERNEL_BUILDS["avx512"] = [
+        "-DMAKEMORE_EXT_VECTOR_BYTES=64",
+        *("-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"),
+        *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),  # GCC 12 has them in its own headers
+    ]
+    FLAGS.append("-DMAKEMORE_EXT_X86")
 
 
 class BuildKernels(BuildExtension):
@@ -72,7 +77,12 @@ setup(
     ext_modules=[
         CppExtension(
             "makemore_ext._C",
-            ["csrc/ops.cpp", "csrc/module.cpp", "csrc/cpu/dispatch.cpp"],
+            [
+                "csrc/module.cpp",
+                "csrc/ops.cpp",
+                *sorted(str(path) for path in Path("csrc/ops").glob("*.cpp")),
+                "csrc/cpu/dispatch.cpp",
+            ],
             extra_compile_args=[
                 *FLAGS,
                 f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",

@@ -2,7 +2,7 @@
 
 `cross_entropy`, `batch_norm` and `embedding` take the place of torch.nn.functional's;
 `makemore_ext.reference` derives their gradients step by step; `makemore_ext.makemore` trains with
-them. Importing needs torch alone.
+them; `FusedMLP` takes whole training steps in one call. Importing needs torch alone.
 """
 
 from importlib.metadata import version as _version
@@ -11,14 +11,21 @@ from makemore_ext import makemore, reference
 from makemore_ext._native import cpu_capability as _cpu_capability
 from makemore_ext._native import torch_version as _torch_version
 from makemore_ext.batch_norm import BatchNormFunction, batch_norm
-from makemore_ext.cross_entropy import CrossEntropyFunction, cross_entropy
+from makemore_ext.cross_entropy import (
+    CrossEntropyFunction,
+    CrossEntropyLoss,
+    cross_entropy,
+)
 from makemore_ext.embedding import EmbeddingFunction, embedding
+from makemore_ext.fused_mlp import FusedMLP
 
 __version__ = _version("makemore_ext")
 __all__ = [
     "BatchNormFunction",
     "CrossEntropyFunction",
+    "CrossEntropyLoss",
     "EmbeddingFunction",
+    "FusedMLP",
     "batch_norm",
     "build_info",
     "cross_entropy",
@@ -31,8 +38,8 @@ __all__ = [
 def build_info() -> dict[str, str | None]:
     """What was built: version, torch built against, CPU capability in use, CUDA architectures.
 
-    `cpu_capability` is "default" or "avx2": the best this processor has, or what the environment
-    variable MAKEMORE_EXT_CPU_CAPABILITY asked for. `cuda_architectures` is None without CUDA.
+    `cpu_capability` is "default", "avx2" or "avx512": the best this processor has, or what the
+    environment variable MAKEMORE_EXT_CPU_CAPABILITY asked for. `cuda_architectures` is None without CUDA.
     """
     return {
         "version": __version__,

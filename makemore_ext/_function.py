@@ -4,6 +4,22 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+
+def is_eager() -> bool:
+    """Whether neither torch.compile nor a transform of torch.func or forward_ad is at work."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    )
+
+
+def is_batched(grad: Tensor) -> bool:
+    """Whether `grad` stands for many: torch.func.vmap, or torch.autograd.grad(is_grads_batched)."""
+    return not is_eager() or torch._C._functorch.is_legacy_batchedtensor(grad)
 
 
 def apply(function: type[torch.autograd.Function], *inputs: Any) -> Any:
@@ -12,9 +28,7 @@ def apply(function: type[torch.autograd.Function], *inputs: Any) -> Any:
     A Function with setup_context, which torch.func needs, has its arguments bound by
     inspect.signature at every call. Its twin in the older style has not.
     """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return function.apply(*inputs)
-    return _eager_twin(function).apply(*inputs)
+    return (_eager_twin(function) if is_eager() else function).apply(*inputs)
 
 
 @cache

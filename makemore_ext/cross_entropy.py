@@ -1,4 +1,4 @@
-"""Cross entropy of logits with class-index targets: the Function and its functional form.
+"""Cross entropy: the Functions, the functional form and the module.
 
 The formulas, and what is kept from forward to backward, stand in csrc/cpu/cross_entropy.h.
 """
@@ -6,87 +6,132 @@ The formulas, and what is kept from forward to backward, stand in csrc/cpu/cross
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from makemore_ext._function import apply
+from makemore_ext._cross_entropy_checks import REDUCTIONS, check, check_inplace
+from makemore_ext._cross_entropy_transforms import (
+    Options,
+    class_dim,
+    compute_dtype,
+    gradients,
+    tangents,
+)
+from makemore_ext._function import apply, is_batched, is_eager
 from makemore_ext._native import operators
-from makemore_ext._validation import check_floating, check_vector
-
-REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}  # torch's numbering
 
 
 class CrossEntropyFunction(torch.autograd.Function):
-    """apply(input, target, weight, reduction, ignore_index, label_smoothing) -> loss, lse, total.
+    """apply(input, target, weight, options, inplace_backward) -> loss, lse, statistics, total.
 
-    `reduction` is a number of REDUCTIONS. Beside the loss come what backward needs, neither of
-    them differentiable: `lse` [2, N] float64, the maximum of each row and the log of its sum of
-    exponentials relative to that maximum, and `total_weight` [] float64, the divisor of the mean.
+    `options` are a reduction of REDUCTIONS, ignore_index, label_smoothing and lse_square_scale.
+    `loss` and `lse` [N, d1, ...] are float32, or float64 for float64 input, and differentiable.
+    The last two are what backward needs: `statistics` [3, N, d1, ...] float64, see
+    csrc/cpu/cross_entropy.h, and `total` [] float64, the divisor of the mean.
     """
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(
         input: Tensor,
         target: Tensor,
         weight: Tensor | None,
-        reduction: int,
-        ignore_index: int,
-        label_smoothing: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return operators.cross_entropy_forward.default(
-            input, target, weight, reduction, ignore_index, label_smoothing
+        options: Options,
+        inplace_backward: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        loss, statistics, total_weight = operators.cross_entropy_forward.default(
+            input, target, weight, *options
+        )
+        lse = (statistics[0] + statistics[1].log()).to(loss.dtype)
+        return loss, lse, statistics, total_weight
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+        input, target, weight, ctx.options, ctx.inplace_backward = inputs
+        _, _, statistics, total_weight = output
+        ctx.mark_non_differentiable(statistics, total_weight)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(input, target, weight, statistics, total_weight)
+        ctx.save_for_forward(input, target, weight)
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad_loss: Tensor | None, grad_lse: Tensor | None, *_: None
+    ) -> tuple[Tensor | None, ...]:
+        input, target, weight, statistics, total_weight = ctx.saved_tensors
+        needs_input, needs_target, needs_weight, *_ = ctx.needs_input_grad
+        grad_input = grad_target = grad_weight = None
+        if grad_loss is None and grad_lse is None:
+            return (None,) * 5
+        if torch.is_grad_enabled() or needs_target or needs_weight:
+            if ctx.inplace_backward:
+                raise RuntimeError(
+                    "inplace_backward=True gives the gradient of input alone, and not with "
+                    "create_graph=True"
+                )
+            grad_input, grad_target, grad_weight = gradients(
+                grad_loss, grad_lse, input, target, weight, ctx.options
+            )
+        elif needs_input:
+            if grad_loss is None:
+                rows = statistics.shape[1:] if ctx.options.reduction == 0 else ()
+                grad_loss = statistics.new_zeros(rows)
+            upstream = grad_loss.to(compute_dtype(input))
+            tensors = (upstream, grad_lse, input, target, weight, statistics, total_weight)
+            if ctx.inplace_backward:
+                operators.cross_entropy_backward_.default(*tensors, *ctx.options)
+                torch.autograd.graph.increment_version(input)
+                grad_input = input.detach()
+            else:
+                grad_input = operators.cross_entropy_backward.default(*tensors, *ctx.options)
+        return (
+            grad_input,
+            grad_target if needs_target else None,
+            grad_weight if needs_weight else None,
+            None,
+            None,
         )
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
-        input, target, weight, *ctx.options = inputs
-        _, lse, total_weight = output
-        ctx.mark_non_differentiable(lse, total_weight)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(input, target, weight, lse, total_weight)
+    def jvp(ctx: Any, *input_tangents: Any) -> tuple[Tensor | None, ...]:
+        primals = ctx.saved_tensors
+        return (*tangents(primals, input_tangents[:3], ctx.options), None, None)
+
+
+class GradientInForward(torch.autograd.Function):
+    """apply(input, target, weight, options) -> loss, its gradient formed along with it.
+
+    The logits are read once for both, and backward has nothing left to do where the upstream
+    gradient is 1. For losses that are reduced, and for gradients of input alone.
+    """
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-        grad_output = grad_outputs[0]
-        if grad_output is None:
-            return (None,) * 6
-        input, target, weight, lse, total_weight = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            grad_input = differentiable_gradient(grad_output, input, target, weight, *ctx.options)
-        else:
-            grad_input = operators.cross_entropy_backward.default(
-                grad_output, input, target, weight, lse, total_weight, *ctx.options
-            )
-        return grad_input, None, None, None, None, None
+    def forward(
+        ctx: Any, input: Tensor, target: Tensor, weight: Tensor | None, options: Options
+    ) -> Tensor:
+        loss, ctx.gradient = operators.cross_entropy_forward_with_gradient.default(
+            input, target, weight, *options
+        )
+        ctx.options = options
+        ctx.save_for_backward(input, target, weight)
+        return loss
 
-
-def differentiable_gradient(
-    grad_output: Tensor,
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    reduction: int,
-    ignore_index: int,
-    label_smoothing: float,
-) -> Tensor:
-    """The gradient of the loss for `input` in torch operations: what create_graph=True needs.
-
-    The same formula as the kernel's, so that its own derivatives are torch's to take.
-    """
-    classes = input.shape[1]
-    valid = target != ignore_index
-    index = torch.where(valid, target, 0)
-    class_weight = torch.ones_like(input[0]) if weight is None else weight
-    row_weight = torch.where(valid, class_weight[index], 0)
-    if reduction == REDUCTIONS["mean"]:
-        grad_output = grad_output / row_weight.sum()
-    upstream = torch.where(valid, grad_output, 0).unsqueeze(1)
-
-    softmax = input.softmax(1)
-    one_hot = F.one_hot(index, classes).to(input.dtype)
-    on_target = row_weight.unsqueeze(1) * (softmax - one_hot)
-    on_classes = class_weight.sum() * softmax - class_weight
-    return upstream * ((1 - label_smoothing) * on_target + label_smoothing / classes * on_classes)
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled() or is_batched(grad_loss):
+            input, target, weight = ctx.saved_tensors
+            gradient = gradients(grad_loss, None, input, target, weight, ctx.options)[0]
+            return gradient, None, None, None
+        gradient, ctx.gradient = ctx.gradient, None
+        if gradient is None:  # given away by an earlier backward
+            gradient = operators.cross_entropy_forward_with_gradient.default(
+                *ctx.saved_tensors, *ctx.options
+            )[1]
+        upstream = grad_loss.item()
+        if upstream != 1:
+            gradient.mul_(upstream)
+        return gradient, None, None, None
 
 
 def cross_entropy(
@@ -98,39 +143,135 @@ def cross_entropy(
     reduce: bool | None = None,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
-) -> Tensor:
-    """Cross entropy between logits and class indices, as `torch.nn.functional.cross_entropy`.
+    *,
+    inplace_backward: bool = False,
+    return_lse: bool = False,
+    lse_square_scale: float = 0.0,
+) -> Any:
+    """Cross entropy of logits, the same call as `torch.nn.functional.cross_entropy`.
 
     Args:
-        input: logits [N, C], float32 or float64 on the CPU, of any strides.
-        target: class indices [N], int64, in [0, C) or equal to `ignore_index`.
-        weight: a factor for each class [C], of the dtype of `input`; None for ones. No gradient
-            is computed for it.
+        input: logits [N, C, d1, ...] or [C], float16, bfloat16, float32 or float64, any strides.
+        target: class indices [N, d1, ...] or [], int64 or uint8, in [0, C) or `ignore_index`; or
+            probabilities of the shape of `input`, floating.
+        weight: a factor for each class [C], of the dtype of `input`; None for ones.
         size_average: deprecated by torch in favour of `reduction`.
-        ignore_index: rows with this target have loss 0, gradient 0 and no part in the mean.
+        ignore_index: rows with this target have loss 0, gradient 0 and no part in the mean. For
+            class indices only.
         reduce: deprecated by torch in favour of `reduction`.
-        reduction: "none" gives [N], "sum" their sum, "mean" that divided by the sum of the
-            weights of the targets.
+        reduction: "none" gives [N, d1, ...], "sum" their sum, "mean" that divided by the sum of the
+            weights of the targets, or by the number of rows where targets are probabilities.
         label_smoothing: in [0, 1], the share of the target that is spread over all classes.
+        inplace_backward: the gradient takes the memory of `input`, which backward overwrites: half
+            the memory. Whatever else needs `input` after that must not; autograd notices where it
+            does. Without effect in torch.compile and torch.func.
+        return_lse: return log(sum(exp(input))) of each row too, differentiable.
+        lse_square_scale: adds this times lse^2 to the loss of each row that is not ignored, before
+            the reduction (the z-loss of PaLM), which keeps lse near 0.
 
     Returns:
-        The loss, of the dtype of `input`: [] or, without reduction, [N].
+        The loss, [] or [N, d1, ...], of the dtype of `input`, float32 in autocast; with
+        `return_lse` also lse [N, d1, ...], float32, or float64 for float64 input.
 
     Raises:
         IndexError: a target is outside [0, C) and not `ignore_index`.
-        NotImplementedError: a dtype, device or number of dimensions is not supported.
-        RuntimeError: `label_smoothing` is outside [0, 1], or `weight` has another length than C.
+        NotImplementedError: the dtype, device or layout of `input` is not supported.
+        RuntimeError: shapes, dtypes or `label_smoothing` that torch refuses, in torch's words;
+            `inplace_backward` where `input` is a leaf that requires grad, or overlaps itself.
         ValueError: `reduction` is unknown, or the sizes of `input` and `target` differ.
 
     The derivation of the gradient is that of "makemore part 4", exercise 2.
     """
     if size_average is not None or reduce is not None:
         reduction = _legacy_reduction(size_average, reduce)
-    _check(input, target, weight, reduction, label_smoothing)
-    arguments = (input, target, weight, REDUCTIONS[reduction], ignore_index, label_smoothing)
-    if torch.is_grad_enabled() and input.requires_grad:
-        return apply(CrossEntropyFunction, *arguments)[0]
-    return operators.cross_entropy_forward.default(*arguments)[0]
+    if isinstance(input, Tensor) and isinstance(target, Tensor) and input.dim() == 1:
+        target = target.squeeze() if target.shape == (1,) and input.shape != (1,) else target
+    check(input, target, weight, ignore_index, reduction, label_smoothing, lse_square_scale)
+    options = Options(
+        REDUCTIONS[reduction], int(ignore_index), float(label_smoothing), float(lse_square_scale)
+    )
+    if input.shape[class_dim(input)] == 0:  # nothing to compute: torch's corner cases
+        loss = F.cross_entropy(
+            input,
+            target,
+            weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+        )
+        return (loss, input.logsumexp(class_dim(input))) if return_lse else loss
+    eager = is_eager() and type(input) in (Tensor, nn.Parameter)
+    dtype = input.dtype
+    if target.is_floating_point():
+        dtype = torch.promote_types(dtype, target.dtype)
+        dtype = dtype if weight is None else torch.promote_types(dtype, weight.dtype)
+        input, target = input.to(dtype), target.to(dtype)
+    if weight is not None:
+        weight = weight.to(compute_dtype(input))
+
+    grad_enabled = torch.is_grad_enabled()
+    needs_grad = grad_enabled and input.requires_grad
+    needs_other_grad = grad_enabled and (
+        target.requires_grad or (weight is not None and weight.requires_grad)
+    )
+    if inplace_backward and needs_grad:
+        check_inplace(input)
+    lse = None
+    if eager and not return_lse and not needs_grad and not needs_other_grad:
+        loss = operators.cross_entropy_forward.default(input, target, weight, *options)[0]
+    elif (
+        eager
+        and reduction != "none"
+        and dtype != torch.float16  # an upstream gradient may be there to keep it from underflow
+        and not (inplace_backward or return_lse or needs_other_grad)
+    ):
+        loss = GradientInForward.apply(input, target, weight, options)
+    else:
+        inplace_backward = inplace_backward and eager
+        loss, lse, *_ = apply(
+            CrossEntropyFunction, input, target, weight, options, inplace_backward
+        )
+    if loss.dtype != dtype and not torch.is_autocast_enabled(input.device.type):
+        loss = loss.to(dtype)
+    return (loss, lse) if return_lse else loss
+
+
+class CrossEntropyLoss(nn.CrossEntropyLoss):
+    """`torch.nn.CrossEntropyLoss` on the fused kernels.
+
+    The constructor takes torch's arguments and the keywords of `cross_entropy` beside them.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        size_average: bool | None = None,
+        ignore_index: int = -100,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+        *,
+        inplace_backward: bool = False,
+        return_lse: bool = False,
+        lse_square_scale: float = 0.0,
+    ) -> None:
+        super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
+        self.inplace_backward = inplace_backward
+        self.return_lse = return_lse
+        self.lse_square_scale = lse_square_scale
+
+    def forward(self, input: Tensor, target: Tensor) -> Any:
+        return cross_entropy(
+            input,
+            target,
+            weight=self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+            inplace_backward=self.inplace_backward,
+            return_lse=self.return_lse,
+            lse_square_scale=self.lse_square_scale,
+        )
 
 
 def _legacy_reduction(size_average: bool | None, reduce: bool | None) -> str:
@@ -138,65 +279,3 @@ def _legacy_reduction(size_average: bool | None, reduce: bool | None) -> str:
     if reduce is False:
         return "none"
     return "sum" if size_average is False else "mean"
-
-
-def _check(
-    input: Tensor, target: Tensor, weight: Tensor | None, reduction: str, label_smoothing: float
-) -> None:
-    check_floating("input", input)
-    if input.dim() != 2:
-        raise NotImplementedError(
-            f"input must have 2 dimensions [N, C], got shape {list(input.shape)}"
-        )
-    if not isinstance(target, Tensor):
-        raise TypeError(f"target must be a Tensor, got {type(target).__name__}")
-    if target.dtype != torch.int64:
-        raise NotImplementedError(f"target must be int64 class indices, got {target.dtype}")
-    if target.dim() != 1:
-        raise NotImplementedError(
-            f"target must have 1 dimension [N], got shape {list(target.shape)}"
-        )
-    if target.shape[0] != input.shape[0]:
-        raise ValueError(
-            f"Expected input batch_size ({input.shape[0]}) to match "
-            f"target batch_size ({target.shape[0]})."
-        )
-    if target.device != input.device:
-        raise ValueError(f"target must be on {input.device} as input is, got {target.device}")
-    check_vector("weight", weight, input.shape[1], input)
-    if weight is not None and weight.requires_grad:
-        raise NotImplementedError("weight must not require a gradient: none is computed for it")
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"{reduction} is not a valid value for reduction")
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
-
-
-@torch.library.register_fake("makemore_ext::cross_entropy_forward")
-def _(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    reduction: int,
-    ignore_index: int,
-    label_smoothing: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    rows = input.shape[0]
-    loss = input.new_empty((rows,) if reduction == REDUCTIONS["none"] else ())
-    lse = input.new_empty((2, rows), dtype=torch.float64)
-    return loss, lse, input.new_empty((), dtype=torch.float64)
-
-
-@torch.library.register_fake("makemore_ext::cross_entropy_backward")
-def _(
-    grad_output: Tensor,
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    lse: Tensor,
-    total_weight: Tensor,
-    reduction: int,
-    ignore_index: int,
-    label_smoothing: float,
-) -> Tensor:
-    return input.new_empty(input.shape)

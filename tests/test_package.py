@@ -40,7 +40,7 @@ def test_build_info():
     info = mx.build_info()
     assert info["version"] == mx.__version__
     assert tuple(map(int, info["torch"].split(".")[:2])) >= (2, 13)
-    assert info["cpu_capability"] in ("default", "avx2")
+    assert info["cpu_capability"] in ("default", "avx2", "avx512")
 
 
 CAPABILITY = "import makemore_ext; print(makemore_ext.build_info()['cpu_capability'])"
@@ -51,13 +51,12 @@ def test_capability_can_be_forced():
     assert result.stdout.strip() == "default"
 
 
-@pytest.mark.parametrize("value", ["avx512", "AVX2", "no"])
+@pytest.mark.parametrize("value", ["AVX2", "no"])
 def test_unknown_capability(value):
     result = python(CAPABILITY, MAKEMORE_EXT_CPU_CAPABILITY=value)
-    expected = (
-        f"ImportError: MAKEMORE_EXT_CPU_CAPABILITY must be 'default' or 'avx2', got '{value}'"
-    )
-    assert result.stderr.strip().splitlines()[-1] == expected
+    message = result.stderr.strip().splitlines()[-1]
+    assert message.startswith("ImportError: MAKEMORE_EXT_CPU_CAPABILITY must be one of 'default'")
+    assert message.endswith(f" on this processor, got '{value}'")
 
 
 def test_the_kernels_of_both_capabilities_agree():

@@ -21,6 +21,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "elementary.h"
 #include "kernels.h"
 #include "parallel.h"
 #include "vec.h"

@@ -1,23 +1,36 @@
-// Cross entropy with class-index targets. For one row of logits x with target t and C classes
+// Cross entropy. For one row of logits x over C classes, with target probabilities q (one at the
+// target's class and zero elsewhere, where targets are class indices), class weights w and label
+// smoothing s, let
 //
+//   q'_c = (1 - s) q_c + s/C,   v_c = w_c q'_c,   A = sum_c v_c
 //   lse  = log(sum_c exp(x_c)) = max + log_sum,   log_sum = log(sum_c exp(x_c - max))
-//   loss = (1 - s) w_t (lse - x_t) + s/C sum_c w_c (lse - x_c)
+//   loss = sum_c v_c (lse - x_c) + z lse^2 = A log_sum - sum_c v_c (x_c - max) + z lse^2
 //
-// with class weights w and label smoothing s. With p = softmax(x) = exp(x - max - log_sum) and W
-// the sum of all w, the gradient of the loss is
+// With p = softmax(x) = exp(x - max) / sum_c exp(x_c - max), u the gradient of the loss and g that
+// of lse,
 //
-//   dx_c = ((1 - s) w_t + s W/C) p_c - s/C w_c - (1 - s) w_t [c = t]
+//   dx_c = (u A + 2 u z lse + g) p_c - u v_c
 //
-// Forward reads the logits once and keeps, per row, lse as the unevaluated sum max + log_sum in
-// double: a confident row has log_sum near 0, which lse in one float could not hold. Backward reads
-// the logits once more and writes the gradient. Sums are kept in double.
+// Where targets are indices t, v splits in (1 - s) w_t at the target, which is added last and in
+// double, and s/C w_c everywhere.
+//
+// Forward reads the logits once and keeps, per row, max, the sum of exp(x - max), and A in double:
+// a confident row has a sum near 1, whose distance from 1 one float could not hold. It forms the
+// gradient as well, while a row is still in cache, when asked to. Backward reads the logits once
+// more and writes the gradient. Sums over classes and rows are kept in double.
+//
+// Rows are worked on in blocks, in one of two layouts: a row contiguous in memory (or copied to
+// be), see cross_entropy_rows.h, or neighbouring rows side by side, as where the classes are the
+// channels of an image, see cross_entropy_columns.h.
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
-#include <limits>
+#include <type_traits>
 
+#include "cross_entropy_block.h"
+#include "cross_entropy_columns.h"
+#include "cross_entropy_rows.h"
 #include "kernels.h"
 #include "parallel.h"
 #include "scratch.h"
@@ -25,266 +38,169 @@
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 
+// Throws for a target that is no class; returns the divisor of the mean.
 template <typename T>
-struct LogSumExp {
-  T max;
-  double log_sum;
-};
-
-template <typename T>
-inline T maximum(const T* x, int64_t count) {
-  const T lowest = -std::numeric_limits<T>::infinity();
-  Vec<T> best = broadcast(lowest);
-  int64_t i = 0;
-  for (; i + kLanes<T> <= count; i += kLanes<T>) {
-    best = max<T>(load(x + i), best);
+double check_targets(const CrossEntropyArguments<T>& arguments) {
+  const Compute<T>* weight = arguments.weight;
+  const int64_t rows = arguments.shape.rows;
+  const uint64_t classes = static_cast<uint64_t>(arguments.shape.classes);
+  if (arguments.has_probabilities) {
+    return classes == 0 ? 0.0 : static_cast<double>(rows);
   }
-  if (i < count) {
-    best = max<T>(load_partial(x + i, count - i, lowest), best);
-  }
-  return horizontal_max<T>(best);
-}
-
-// sum_c exp(x_c - shift)
-template <typename T>
-inline double sum_exp(const T* x, int64_t count, T shift) {
-  Wide<T> sum;
-  int64_t i = 0;
-  for (; i + kLanes<T> <= count; i += kLanes<T>) {
-    sum = sum + Wide<T>::from(exp<T>(load(x + i) - shift));
-  }
-  if (i < count) {
-    const T lowest = -std::numeric_limits<T>::infinity();
-    sum = sum + Wide<T>::from(exp<T>(load_partial(x + i, count - i, lowest) - shift));
-  }
-  return sum.sum();
-}
-
-// One read of the row from memory: a chunk is small enough to be still in the first-level cache
-// when it is summed, after its maximum is known. A new maximum rescales what was summed before.
-template <typename T>
-LogSumExp<T> log_sum_exp(const T* x, int64_t classes) {
-  constexpr int64_t kChunk = 8192 / sizeof(T);
-  const T lowest = -std::numeric_limits<T>::infinity();
-  T max = lowest;
-  double sum = 0;
-  for (int64_t begin = 0; begin < classes; begin += kChunk) {
-    const int64_t count = std::min(kChunk, classes - begin);
-    const T chunk_max = maximum(x + begin, count);
-    if (chunk_max > max) {
-      sum *= std::exp(static_cast<double>(max) - static_cast<double>(chunk_max));
-      max = chunk_max;
+  const auto check = [&](const auto* target) {
+    bool any_outside = false;
+    int64_t valid_rows = 0;
+    for (int64_t i = 0; i < rows; ++i) {
+      const int64_t t = target[i];
+      const bool valid = t != arguments.ignore_index;
+      any_outside |= valid && static_cast<uint64_t>(t) >= classes;
+      valid_rows += valid;
     }
-    // Without a finite or infinite maximum yet, any finite shift sums -inf to 0 and keeps a NaN.
-    sum += sum_exp(x + begin, count, max == lowest ? T(0) : max);
-  }
-  return {max, std::log(sum)};
-}
-
-// sum_c w_c (x_c - max), for label smoothing.
-template <typename T>
-double sum_weighted(const T* x, const T* weight, int64_t classes, T max) {
-  double sum = 0;
-  for (int64_t c = 0; c < classes; ++c) {
-    const double shifted = static_cast<double>(x[c]) - static_cast<double>(max);
-    sum += weight == nullptr ? shifted : weight[c] * shifted;
-  }
-  return sum;
-}
-
-// A row of logits in contiguous memory: the row itself, or its copy in scratch.
-template <typename T>
-inline const T* contiguous_row(const Matrix<const T>& matrix, int64_t index, T* scratch) {
-  const T* row = matrix.row(index);
-  if (matrix.column_stride == 1) {
-    return row;
-  }
-  for (int64_t c = 0; c < matrix.columns; ++c) {
-    scratch[c] = row[c * matrix.column_stride];
-  }
-  return scratch;
-}
-
-// What every row of a call shares.
-template <typename T>
-struct Weighting {
-  const T* weight;
-  double sum;        // W, the sum of all class weights
-  double on_target;  // 1 - s
-  double on_class;   // s / C
-
-  explicit Weighting(const CrossEntropyArguments<T>& arguments)
-      : weight(arguments.weight),
-        sum(static_cast<double>(arguments.logits.columns)),
-        on_target(1 - arguments.label_smoothing),
-        on_class(arguments.label_smoothing / static_cast<double>(arguments.logits.columns)) {
-    if (weight != nullptr) {
-      sum = 0;
-      for (int64_t c = 0; c < arguments.logits.columns; ++c) {
-        sum += weight[c];
+    for (int64_t i = 0; any_outside && i < rows; ++i) {
+      const int64_t t = target[i];
+      if (t != arguments.ignore_index && static_cast<uint64_t>(t) >= classes) {
+        throw_target_out_of_range(t);
       }
     }
-  }
-  double of(int64_t c) const { return weight == nullptr ? 1.0 : weight[c]; }
-};
-
-inline int64_t rows_per_piece(int64_t classes) {
-  return std::max<int64_t>(1, 16384 / std::max<int64_t>(1, classes));
-}
-
-// target, or -1 for a row that is ignored.
-template <typename T>
-inline int64_t checked_target(const CrossEntropyArguments<T>& arguments, int64_t row) {
-  const int64_t target = arguments.target[row];
-  if (target == arguments.ignore_index) {
-    return -1;
-  }
-  if (target < 0 || target >= arguments.logits.columns) {
-    throw_target_out_of_range(target);
-  }
-  return target;
-}
-
-template <typename T>
-void check_targets(const CrossEntropyArguments<T>& arguments) {
-  for (int64_t row = 0; row < arguments.logits.rows; ++row) {
-    checked_target(arguments, row);
-  }
-}
-
-template <typename T>
-void cross_entropy_forward(const CrossEntropyArguments<T>& arguments, T* loss, double* lse,
-                           double* total_weight) {
-  check_targets(arguments);  // before the threads start: an exception must not cross them
-  const Matrix<const T>& logits = arguments.logits;
-  const int64_t classes = logits.columns;
-  const Weighting<T> weighting(arguments);
-  const int64_t piece_size = rows_per_piece(classes);
-  const int64_t pieces = (logits.rows + piece_size - 1) / piece_size;
-  Scratch<double> piece_loss(pieces);
-  Scratch<double> piece_weight(pieces);
-
-  for_each_piece(logits.rows, piece_size, logits.rows * classes,
-                 [&](int64_t piece, int64_t begin, int64_t end) {
-                   Scratch<T> scratch(logits.column_stride == 1 ? 0 : classes);
-                   double sum_loss = 0;
-                   double sum_weight = 0;
-                   for (int64_t i = begin; i < end; ++i) {
-                     const T* x = contiguous_row(logits, i, scratch.data());
-                     const LogSumExp<T> row = log_sum_exp(x, classes);
-                     lse[i] = row.max;
-                     lse[logits.rows + i] = row.log_sum;
-
-                     double row_loss = 0;
-                     const int64_t target = checked_target(arguments, i);
-                     if (target >= 0) {
-                       const double weight = weighting.of(target);
-                       const double shifted =
-                           static_cast<double>(x[target]) - static_cast<double>(row.max);
-                       row_loss = weighting.on_target * weight * (row.log_sum - shifted);
-                       if (weighting.on_class != 0) {
-                         row_loss += weighting.on_class *
-                                     (weighting.sum * row.log_sum -
-                                      sum_weighted(x, weighting.weight, classes, row.max));
-                       }
-                       sum_weight += weight;
-                     }
-                     sum_loss += row_loss;
-                     if (arguments.reduction == Reduction::none) {
-                       loss[i] = static_cast<T>(row_loss);
-                     }
-                   }
-                   piece_loss.data()[piece] = sum_loss;
-                   piece_weight.data()[piece] = sum_weight;
-                 });
-
-  double sum_loss = 0;
-  double sum_weight = 0;
-  for (int64_t piece = 0; piece < pieces; ++piece) {
-    sum_loss += piece_loss.data()[piece];
-    sum_weight += piece_weight.data()[piece];
-  }
-  *total_weight = sum_weight;
-  if (arguments.reduction != Reduction::none) {
-    const double divisor = arguments.reduction == Reduction::mean ? sum_weight : 1.0;
-    *loss = static_cast<T>(sum_loss / divisor);
-  }
-}
-
-// gradient_c = factor exp(x_c - max) - offset_c, where offset_c = offset * (weight_c or 1).
-template <typename T>
-inline Vec<T> softmax_gradient(Vec<T> x, T max, T factor, T offset, const T* weight) {
-  const Vec<T> scaled = exp<T>(x - max) * factor;
-  if (offset == T(0)) {
-    return scaled;
-  }
-  return scaled - (weight == nullptr ? broadcast(offset) : load(weight) * offset);
-}
-
-template <typename T>
-void softmax_gradient_row(const T* x, T* gradient, int64_t classes, T max, T factor, T offset,
-                          const T* weight) {
-  int64_t c = 0;
-  for (; c + kLanes<T> <= classes; c += kLanes<T>) {
-    const T* w = weight == nullptr ? nullptr : weight + c;
-    store(gradient + c, softmax_gradient(load(x + c), max, factor, offset, w));
-  }
-  if (c < classes) {
-    const int64_t rest = classes - c;
-    T tail_weight[kLanes<T>] = {};
-    const T* w = weight == nullptr ? nullptr : tail_weight;
-    for (int64_t lane = 0; w != nullptr && lane < rest; ++lane) {
-      tail_weight[lane] = weight[c + lane];
+    if (weight == nullptr) {
+      return static_cast<double>(valid_rows);
     }
-    const Vec<T> tail = load_partial(x + c, rest, T(0));
-    store_partial(gradient + c, softmax_gradient(tail, max, factor, offset, w), rest);
+    double total = 0;
+    for (int64_t i = 0; i < rows; ++i) {
+      total += target[i] == arguments.ignore_index ? 0.0 : weight[target[i]];
+    }
+    return total;
+  };
+  return arguments.target.wide != nullptr ? check(arguments.target.wide)
+                                          : check(arguments.target.narrow);
+}
+
+// Calls body(blocks, targets, make_worker) for the layout of these views and the kind of target.
+template <typename T, typename Body>
+void with_layout(const CrossEntropyArguments<T>& arguments, const RowView<T>& gradient,
+                 const Body& body) {
+  const RowShape& shape = arguments.shape;
+  const auto side_by_side = [&](const auto& view) {
+    return view.data == nullptr || view.inner_stride(shape) == 1;
+  };
+  const bool columns = arguments.logits.class_stride != 1 && shape.inner() >= kLanes<T> &&
+                       side_by_side(arguments.logits) && side_by_side(gradient) &&
+                       side_by_side(arguments.probabilities);
+  const auto with_target = [&](auto kind) {
+    constexpr TargetKind kKind = decltype(kind)::value;
+    const BlockTargets<T, kKind> targets(arguments);
+    if (columns) {
+      body(ColumnBlocks::of(arguments), targets,
+           [&] { return ColumnWorker<T, kKind>(arguments, gradient); });
+    } else {
+      body(RowBlocks::of(arguments), targets,
+           [&] { return RowWorker<T, kKind>(arguments, gradient); });
+    }
+  };
+  if (arguments.has_probabilities) {
+    with_target(std::integral_constant<TargetKind, TargetKind::probabilities>{});
+  } else if (arguments.label_smoothing > 0) {
+    with_target(std::integral_constant<TargetKind, TargetKind::smoothed_index>{});
+  } else {
+    with_target(std::integral_constant<TargetKind, TargetKind::index>{});
   }
 }
 
+// Calls body(piece, worker, block, state) for every block of rows. A piece is a run of blocks, each
+// on one thread with its own worker and state.
+template <typename T, typename Blocks, typename MakeWorker, typename Body>
+void for_each_block(const RowShape& shape, const Blocks& blocks, const MakeWorker& make_worker,
+                    const Body& body) {
+  for_each_piece(blocks.count(), blocks.blocks_per_piece, shape.rows * shape.classes,
+                 [&](int64_t piece, int64_t begin, int64_t end) {
+                   auto worker = make_worker();
+                   BlockState<T> state;
+                   for (int64_t i = begin; i < end; ++i) {
+                     const RowBlock block = blocks[i];
+                     worker.begin(block);
+                     body(piece, worker, block, state);
+                   }
+                 });
+}
+
 template <typename T>
-void cross_entropy_backward(const CrossEntropyArguments<T>& arguments, Vector<const T> grad_output,
-                            const double* lse, double total_weight, Matrix<T> grad_input) {
+void cross_entropy_forward(const CrossEntropyArguments<T>& arguments, Compute<T>* loss,
+                           double* statistics, double* total_weight, RowView<T> gradient) {
+  const RowShape& shape = arguments.shape;
+  const bool reduced = arguments.reduction != Reduction::none;
+  // Before the threads start: an exception must not cross them.
+  *total_weight = check_targets(arguments);
+  const double divisor = arguments.reduction == Reduction::mean ? *total_weight : 1.0;
+
+  with_layout(arguments, gradient,
+              [&](const auto& blocks, const auto& targets, const auto& make_worker) {
+                const int64_t pieces =
+                    (blocks.count() + blocks.blocks_per_piece - 1) / blocks.blocks_per_piece;
+                Scratch<double> piece_loss(pieces);
+                std::fill(piece_loss.data(), piece_loss.data() + pieces, 0.0);
+                for_each_block<T>(
+                    shape, blocks, make_worker,
+                    [&](int64_t piece, auto& worker, RowBlock block, BlockState<T>& state) {
+                      worker.reduce(block, state);
+                      targets.load(worker, block, state);
+                      double losses[kBlockRows];
+                      targets.losses(block, state, losses);
+                      for (int64_t i = 0; i < block.count; ++i) {
+                        piece_loss.data()[piece] += losses[i];
+                        if (!reduced) {
+                          loss[block.begin + i] = static_cast<Compute<T>>(losses[i]);
+                        }
+                      }
+                      if (statistics != nullptr) {
+                        for (int64_t i = 0; i < block.count; ++i) {
+                          statistics[block.begin + i] = state.max[i];
+                          statistics[shape.rows + block.begin + i] = state.sum_exp[i];
+                          statistics[2 * shape.rows + block.begin + i] = state.mass[i];
+                        }
+                      }
+                      if (gradient.data != nullptr) {
+                        std::fill(state.grad_loss, state.grad_loss + block.count, 1.0 / divisor);
+                        std::fill(state.grad_lse, state.grad_lse + block.count, 0.0);
+                        targets.factors(block, state);
+                        worker.gradient(block, state);
+                        targets.write_at_targets(worker, block, state);
+                      }
+                    });
+                if (reduced) {
+                  double sum = 0;
+                  for (int64_t piece = 0; piece < pieces; ++piece) {
+                    sum += piece_loss.data()[piece];
+                  }
+                  *loss = static_cast<Compute<T>>(sum / divisor);
+                }
+              });
+}
+
+template <typename T>
+void cross_entropy_backward(const CrossEntropyArguments<T>& arguments,
+                            Vector<const Compute<T>> grad_output, Vector<const Compute<T>> grad_lse,
+                            const double* statistics, double total_weight, RowView<T> gradient) {
+  const RowShape& shape = arguments.shape;
   check_targets(arguments);
-  const Matrix<const T>& logits = arguments.logits;
-  const int64_t classes = logits.columns;
-  const Weighting<T> weighting(arguments);
   const double divisor = arguments.reduction == Reduction::mean ? total_weight : 1.0;
 
-  for_each_piece(
-      logits.rows, rows_per_piece(classes), logits.rows * classes,
-      [&](int64_t, int64_t begin, int64_t end) {
-        Scratch<T> scratch(logits.column_stride == 1 ? 0 : classes);
-        Scratch<T> result(grad_input.column_stride == 1 ? 0 : classes);
-        for (int64_t i = begin; i < end; ++i) {
-          const T* x = contiguous_row(logits, i, scratch.data());
-          T* gradient = grad_input.column_stride == 1 ? grad_input.row(i) : result.data();
-          const double max = lse[i];
-          const double log_sum = lse[logits.rows + i];
-          const int64_t target = checked_target(arguments, i);
-
-          // An ignored row has factor 0, which leaves 0, and NaN where softmax itself is NaN.
-          const double upstream = target < 0 ? 0.0 : static_cast<double>(grad_output[i]) / divisor;
-          const double weight = target < 0 ? 0.0 : weighting.on_target * weighting.of(target);
-          const double factor = upstream * (weight + weighting.on_class * weighting.sum);
-          const double offset = upstream * weighting.on_class;
-          const double logit = target < 0 ? 0.0 : x[target];
-          softmax_gradient_row(x, gradient, classes, static_cast<T>(max),
-                               static_cast<T>(factor * std::exp(-log_sum)), static_cast<T>(offset),
-                               weighting.weight);
-          if (target >= 0) {
-            // p - 1 = expm1(log p) keeps its digits where p is close to 1.
-            const double log_p = logit - max - log_sum;
-            gradient[target] =
-                static_cast<T>(upstream * weight * std::expm1(log_p) +
-                               offset * (weighting.sum * std::exp(log_p) - weighting.of(target)));
-          }
-          if (grad_input.column_stride != 1) {
-            T* destination = grad_input.row(i);
-            for (int64_t c = 0; c < classes; ++c) {
-              destination[c * grad_input.column_stride] = gradient[c];
-            }
-          }
-        }
+  with_layout(
+      arguments, gradient, [&](const auto& blocks, const auto& targets, const auto& make_worker) {
+        for_each_block<T>(shape, blocks, make_worker,
+                          [&](int64_t, auto& worker, RowBlock block, BlockState<T>& state) {
+                            for (int64_t i = 0; i < block.count; ++i) {
+                              const int64_t row = block.begin + i;
+                              state.max[i] = static_cast<Compute<T>>(statistics[row]);
+                              state.sum_exp[i] = statistics[shape.rows + row];
+                              state.mass[i] = statistics[2 * shape.rows + row];
+                              state.grad_loss[i] = grad_output[row] / divisor;
+                              state.grad_lse[i] = grad_lse.data == nullptr ? 0.0 : grad_lse[row];
+                            }
+                            targets.load(worker, block, state);
+                            targets.factors(block, state);
+                            worker.gradient(block, state);
+                            targets.write_at_targets(worker, block, state);
+                          });
       });
 }
 

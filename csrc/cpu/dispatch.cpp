@@ -1,5 +1,7 @@
 // What is built once for all instruction sets: the choice among them, and errors.
+#include <cstddef>
 #include <cstdlib>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 
@@ -11,45 +13,59 @@ namespace {
 
 constexpr const char* kVariable = "MAKEMORE_EXT_CPU_CAPABILITY";
 
-bool has_avx2() {
-#ifdef MAKEMORE_EXT_HAS_AVX2_BUILD
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#else
-  return false;
+struct Capability {
+  const char* name;
+  bool available;
+  const KernelTables& tables;
+};
+
+// From the least to the best.
+const Capability* capabilities(std::size_t& count) {
+  static const Capability all[] = {
+      {"default", true, baseline::tables},
+#ifdef MAKEMORE_EXT_X86
+      {"avx2",
+       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c"),
+       avx2::tables},
+      {"avx512",
+       __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"),
+       avx512::tables},
 #endif
+  };
+  count = std::size(all);
+  return all;
 }
 
-bool choose_avx2() {
+const Capability& choose() {
+  std::size_t count = 0;
+  const Capability* all = capabilities(count);
   const char* value = std::getenv(kVariable);
   const std::string wanted = value == nullptr ? "" : value;
-  if (wanted.empty()) {
-    return has_avx2();
+  const Capability* chosen = nullptr;
+  std::string names;
+  for (std::size_t i = 0; i < count; ++i) {
+    if (all[i].available) {
+      names += (names.empty() ? "'" : ", '") + std::string(all[i].name) + "'";
+      chosen = wanted.empty() || wanted == all[i].name ? &all[i] : chosen;
+    }
   }
-  if (wanted == "default") {
-    return false;
+  if (chosen == nullptr) {
+    throw std::invalid_argument(std::string(kVariable) + " must be one of " + names +
+                                " on this processor, got '" + wanted + "'");
   }
-  if (wanted != "avx2") {
-    throw std::invalid_argument(std::string(kVariable) + " must be 'default' or 'avx2', got '" +
-                                wanted + "'");
-  }
-  if (!has_avx2()) {
-    throw std::invalid_argument(std::string(kVariable) +
-                                "='avx2', but this processor or this build has no AVX2 and FMA");
-  }
-  return true;
+  return *chosen;
 }
 
-bool use_avx2() {
-  static const bool chosen = choose_avx2();
-  return chosen;
+const Capability& chosen() {
+  static const Capability& capability = choose();
+  return capability;
 }
 
 const KernelTables& tables() {
-#ifdef MAKEMORE_EXT_HAS_AVX2_BUILD
-  return use_avx2() ? avx2::tables : baseline::tables;
-#else
-  return baseline::tables;
-#endif
+  return chosen().tables;
 }
 
 }  // namespace
@@ -64,7 +80,17 @@ void throw_index_out_of_range(int64_t index, int64_t vocabulary) {
 }
 
 const char* capability() {
-  return use_avx2() ? "avx2" : "default";
+  return chosen().name;
+}
+
+template <>
+const Kernels<Half>& kernels<Half>() {
+  return tables().for_half;
+}
+
+template <>
+const Kernels<BFloat16>& kernels<BFloat16>() {
+  return tables().for_bfloat16;
 }
 
 template <>

@@ -1,31 +1,33 @@
-// SIMD vectors and the elementary functions the kernels need, over the compiler's own vector
-// types: one source for every instruction set. The including file sets the width with
-// MAKEMORE_EXT_VECTOR_BYTES.
+// SIMD vectors over the compiler's own vector types: one source for every instruction set. The
+// including file sets the width with MAKEMORE_EXT_VECTOR_BYTES.
 //
-// Error bounds (tests/test_vec.py checks every float32):
-//   exp  <= 1.1 ulp in float, <= 1.5 ulp in double
-//   tanh <= 1.5 ulp in float, <= 2.5 ulp in double
+// A vector holds float or double. Half and BFloat16 are widened to float as they are loaded, which
+// is exact, and rounded to the nearest, ties to even, as they are stored.
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <limits>
 #include <type_traits>
+
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
+
+#include "dtypes.h"
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 
 template <typename T>
 struct VectorOf {
   typedef T type __attribute__((vector_size(MAKEMORE_EXT_VECTOR_BYTES)));
-  typedef T half __attribute__((vector_size(MAKEMORE_EXT_VECTOR_BYTES / 2)));
 };
 
 template <typename T>
 using Vec = typename VectorOf<T>::type;
 
+// Lanes of the vector that elements of T are computed in.
 template <typename T>
-inline constexpr int64_t kLanes = MAKEMORE_EXT_VECTOR_BYTES / sizeof(T);
+inline constexpr int64_t kLanes = MAKEMORE_EXT_VECTOR_BYTES / sizeof(Compute<T>);
 
 // The signed integer as wide as T: what a comparison of Vec<T> yields, and how its bits are read.
 template <typename T>
@@ -36,35 +38,6 @@ inline Vec<T> broadcast(T value) {
   return Vec<T>{} + value;
 }
 
-template <typename T>
-inline Vec<T> load(const T* source) {
-  Vec<T> result;
-  std::memcpy(&result, source, sizeof(result));
-  return result;
-}
-
-// The first `count` lanes from memory, the others `fill`.
-template <typename T>
-inline Vec<T> load_partial(const T* source, int64_t count, T fill) {
-  Vec<T> result = broadcast(fill);
-  for (int64_t lane = 0; lane < count; ++lane) {
-    result[lane] = source[lane];
-  }
-  return result;
-}
-
-template <typename T>
-inline void store(T* destination, Vec<T> value) {
-  std::memcpy(destination, &value, sizeof(value));
-}
-
-template <typename T>
-inline void store_partial(T* destination, Vec<T> value, int64_t count) {
-  for (int64_t lane = 0; lane < count; ++lane) {
-    destination[lane] = value[lane];
-  }
-}
-
 template <typename To, typename From>
 inline To bit_cast(From value) {
   static_assert(sizeof(To) == sizeof(From));
@@ -73,20 +46,240 @@ inline To bit_cast(From value) {
   return result;
 }
 
-// NaN in `b` yields `b`, NaN in `a` alone yields `b` too: the running maximum belongs in `a`
-// where a NaN must be kept, in `b` where it must be dropped.
+// Sixteen-bit patterns of as many lanes as Vec<float> has, one to a 32-bit lane.
+using Patterns = Vec<int32_t>;
+typedef uint16_t NarrowPatterns __attribute__((vector_size(MAKEMORE_EXT_VECTOR_BYTES / 2)));
+
+inline Patterns load_patterns(const void* source) {
+  NarrowPatterns narrow;
+  std::memcpy(&narrow, source, sizeof(narrow));
+  return __builtin_convertvector(narrow, Patterns);
+}
+
+inline void store_patterns(void* destination, Patterns patterns) {
+  const NarrowPatterns narrow = __builtin_convertvector(patterns, NarrowPatterns);
+  std::memcpy(destination, &narrow, sizeof(narrow));
+}
+
+// A half's exponent is biased by 15, a float's by 127: read as a float, its bits stand for a value
+// 2^112 too small, subnormal or not.
+inline Vec<float> half_to_float(Patterns half) {
+  const Patterns magnitude = (half & 0x7fff) << 13;
+  const Vec<float> finite = bit_cast<Vec<float>>(magnitude) * 0x1p112f;
+  const Vec<float> special = bit_cast<Vec<float>>(magnitude | 0x7f800000);
+  const Vec<float> unsigned_value = magnitude >= 0x0f800000 ? special : finite;
+  return bit_cast<Vec<float>>(bit_cast<Patterns>(unsigned_value) | (half & 0x8000) << 16);
+}
+
+inline Patterns float_to_half(Vec<float> value) {
+  const Patterns bits = bit_cast<Patterns>(value);
+  const Patterns magnitude = bits & 0x7fffffff;
+  // Adding just under half of the last place kept, or half where that is odd, rounds ties to even.
+  const Patterns normal = (magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13;
+  // Below 2^-14 the result is subnormal: its last place is that of 0.5f, which the sum rounds to.
+  const Patterns subnormal =
+      bit_cast<Patterns>(bit_cast<Vec<float>>(magnitude) + 0.5f) - bit_cast<int32_t>(0.5f);
+  Patterns result = magnitude < 0x38800000 ? subnormal : normal;
+  result = magnitude >= 0x47800000 ? Patterns{} + 0x7c00 : result;  // 2^16 and infinity
+  result = magnitude > 0x7f800000 ? Patterns{} + 0x7e00 : result;   // NaN
+  return result | (bits >> 16 & 0x8000);
+}
+
+inline Vec<float> bfloat16_to_float(Patterns value) {
+  return bit_cast<Vec<float>>(value << 16);
+}
+
+inline Patterns float_to_bfloat16(Vec<float> value) {
+  const Patterns bits = bit_cast<Patterns>(value);
+  const Patterns rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16 & 0xffff;
+  return (bits & 0x7fffffff) > 0x7f800000 ? Patterns{} + 0x7fc0 : rounded;  // NaN
+}
+
+template <typename T>
+inline Vec<Compute<T>> load(const T* source) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    return bfloat16_to_float(load_patterns(source));
+  } else if constexpr (std::is_same_v<T, Half>) {
+#if defined(__AVX512F__)
+    __m256i half;
+    std::memcpy(&half, source, sizeof(half));
+    return bit_cast<Vec<float>>(_mm512_cvtph_ps(half));
+#elif defined(__F16C__)
+    __m128i half;
+    std::memcpy(&half, source, sizeof(half));
+    return bit_cast<Vec<float>>(_mm256_cvtph_ps(half));
+#else
+    return half_to_float(load_patterns(source));
+#endif
+  } else {
+    Vec<T> result;
+    std::memcpy(&result, source, sizeof(result));
+    return result;
+  }
+}
+
+template <typename T>
+inline void store(T* destination, Vec<Compute<T>> value) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    store_patterns(destination, float_to_bfloat16(value));
+  } else if constexpr (std::is_same_v<T, Half>) {
+#if defined(__AVX512F__)
+    const __m256i half = _mm512_cvtps_ph(bit_cast<__m512>(value), _MM_FROUND_TO_NEAREST_INT);
+    std::memcpy(destination, &half, sizeof(half));
+#elif defined(__F16C__)
+    const __m128i half = _mm256_cvtps_ph(bit_cast<__m256>(value), _MM_FROUND_TO_NEAREST_INT);
+    std::memcpy(destination, &half, sizeof(half));
+#else
+    store_patterns(destination, float_to_half(value));
+#endif
+  } else {
+    std::memcpy(destination, &value, sizeof(value));
+  }
+}
+
+#ifdef __AVX512F__
+inline __mmask16 first_lanes(int64_t count) {
+  return static_cast<__mmask16>((1u << count) - 1);
+}
+#endif
+
+// 0, 1, 2, ...
+template <typename T>
+inline Vec<Bits<T>> lane_numbers() {
+  Vec<Bits<T>> result{};
+  for (int64_t lane = 0; lane < kLanes<T>; ++lane) {
+    result[lane] = static_cast<Bits<T>>(lane);
+  }
+  return result;
+}
+
+// The first `count` lanes from memory, the others `fill`.
+template <typename T>
+inline Vec<Compute<T>> load_partial(const T* source, int64_t count, Compute<T> fill) {
+  using C = Compute<T>;
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, float>) {
+    const __m512 others = _mm512_set1_ps(fill);
+    return bit_cast<Vec<C>>(_mm512_mask_loadu_ps(others, first_lanes(count), source));
+  } else if constexpr (std::is_same_v<T, double>) {
+    const __m512d others = _mm512_set1_pd(fill);
+    return bit_cast<Vec<C>>(_mm512_mask_loadu_pd(others, first_lanes(count), source));
+  } else {
+    T lanes[kLanes<T>];
+    const __m256i bits = _mm256_maskz_loadu_epi16(first_lanes(count), source);
+    std::memcpy(lanes, &bits, sizeof(bits));
+    return lane_numbers<C>() < Bits<C>(count) ? load(lanes) : broadcast(fill);
+  }
+#else
+  T lanes[kLanes<T>] = {};
+  for (int64_t lane = 0; lane < count; ++lane) {
+    lanes[lane] = source[lane];
+  }
+  return lane_numbers<C>() < Bits<C>(count) ? load(lanes) : broadcast(fill);
+#endif
+}
+
+template <typename T>
+inline void store_partial(T* destination, Vec<Compute<T>> value, int64_t count) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, float>) {
+    _mm512_mask_storeu_ps(destination, first_lanes(count), bit_cast<__m512>(value));
+  } else if constexpr (std::is_same_v<T, double>) {
+    _mm512_mask_storeu_pd(destination, first_lanes(count), bit_cast<__m512d>(value));
+  } else {
+    T lanes[kLanes<T>];
+    store(lanes, value);
+    __m256i bits;
+    std::memcpy(&bits, lanes, sizeof(bits));
+    _mm256_mask_storeu_epi16(destination, first_lanes(count), bits);
+  }
+#else
+  T lanes[kLanes<T>];
+  store(lanes, value);
+  for (int64_t lane = 0; lane < count; ++lane) {
+    destination[lane] = lanes[lane];
+  }
+#endif
+}
+
+// A whole vector, or its first `count` lanes: for a loop body that also serves the remainder.
+template <bool partial, typename T>
+inline Vec<Compute<T>> load_lanes(const T* source, int64_t count, Compute<T> fill) {
+  if constexpr (partial) {
+    return load_partial(source, count, fill);
+  } else {
+    return load(source);
+  }
+}
+
+template <bool partial, typename T>
+inline void store_lanes(T* destination, Vec<Compute<T>> value, int64_t count) {
+  if constexpr (partial) {
+    store_partial(destination, value, count);
+  } else {
+    store(destination, value);
+  }
+}
+
+// One element, through a vector: the conversion is then the same one.
+template <typename T>
+inline Compute<T> load_one(const T* source) {
+  if constexpr (std::is_same_v<T, Compute<T>>) {
+    return *source;
+  } else {
+    return load_partial(source, 1, 0)[0];
+  }
+}
+
+template <typename T>
+inline void store_one(T* destination, Compute<T> value) {
+  if constexpr (std::is_same_v<T, Compute<T>>) {
+    *destination = value;
+  } else {
+    store_partial(destination, broadcast(value), 1);
+  }
+}
+
+// a > b ? a : b, so that a NaN in either yields `b`: the running maximum belongs in `a` where a NaN
+// must be kept, in `b` where it must be dropped. One instruction, which the compiler does not
+// see in the comparison.
 template <typename T>
 inline Vec<T> max(Vec<T> a, Vec<T> b) {
+  [[maybe_unused]] constexpr bool is_float = std::is_same_v<T, float>;
+#if defined(__AVX512F__)
+  if constexpr (is_float) {
+    return bit_cast<Vec<T>>(_mm512_max_ps(bit_cast<__m512>(a), bit_cast<__m512>(b)));
+  } else {
+    return bit_cast<Vec<T>>(_mm512_max_pd(bit_cast<__m512d>(a), bit_cast<__m512d>(b)));
+  }
+#elif defined(__AVX__)
+  if constexpr (is_float) {
+    return bit_cast<Vec<T>>(_mm256_max_ps(bit_cast<__m256>(a), bit_cast<__m256>(b)));
+  } else {
+    return bit_cast<Vec<T>>(_mm256_max_pd(bit_cast<__m256d>(a), bit_cast<__m256d>(b)));
+  }
+#else
   return a > b ? a : b;
+#endif
+}
+
+// The lanes joined by `join`, half of them with the other half again and again.
+template <typename T, typename Join>
+inline T across_lanes(Vec<T> value, const Join& join) {
+  for (int64_t distance = kLanes<T> / 2; distance > 0; distance /= 2) {
+    value = join(value, __builtin_shuffle(value, lane_numbers<T>() + Bits<T>(distance)));
+  }
+  return value[0];
 }
 
 template <typename T>
 inline T horizontal_max(Vec<T> value) {
-  T result = value[0];
-  for (int64_t lane = 1; lane < kLanes<T>; ++lane) {
-    result = result > value[lane] ? result : value[lane];
-  }
-  return result;
+  return across_lanes<T>(value, max<T>);
+}
+
+template <typename T>
+inline T horizontal_sum(Vec<T> value) {
+  return across_lanes<T>(value, [](Vec<T> a, Vec<T> b) { return a + b; });
 }
 
 // A Vec<T> widened to double, in as many vectors as that takes. Sums are kept in it.
@@ -99,19 +292,15 @@ struct Wide<double> {
 
   static Wide of(double value) { return {broadcast(value)}; }
   static Wide from(Vec<double> value) { return {value}; }
+  static Wide load(const double* source) { return {cpu::MAKEMORE_EXT_CAPABILITY::load(source)}; }
+  void store(double* destination) const { cpu::MAKEMORE_EXT_CAPABILITY::store(destination, part); }
 
   Wide operator+(Wide other) const { return {part + other.part}; }
   Wide operator-(Wide other) const { return {part - other.part}; }
   Wide operator*(Wide other) const { return {part * other.part}; }
   double lane(int64_t index) const { return part[index]; }
   void set_lane(int64_t index, double value) { part[index] = value; }
-  double sum() const {
-    double result = part[0];
-    for (int64_t lane = 1; lane < kLanes<double>; ++lane) {
-      result += part[lane];
-    }
-    return result;
-  }
+  double sum() const { return horizontal_sum<double>(part); }
 };
 
 template <>
@@ -121,10 +310,27 @@ struct Wide<float> {
 
   static Wide of(double value) { return {broadcast(value), broadcast(value)}; }
   static Wide from(Vec<float> value) {
-    typename VectorOf<float>::half halves[2];
-    std::memcpy(halves, &value, sizeof(value));
-    return {__builtin_convertvector(halves[0], Vec<double>),
-            __builtin_convertvector(halves[1], Vec<double>)};
+#if MAKEMORE_EXT_VECTOR_BYTES == 64
+    const auto first = __builtin_shufflevector(value, value, 0, 1, 2, 3, 4, 5, 6, 7);
+    const auto second = __builtin_shufflevector(value, value, 8, 9, 10, 11, 12, 13, 14, 15);
+#elif MAKEMORE_EXT_VECTOR_BYTES == 32
+    const auto first = __builtin_shufflevector(value, value, 0, 1, 2, 3);
+    const auto second = __builtin_shufflevector(value, value, 4, 5, 6, 7);
+#else
+    const auto first = __builtin_shufflevector(value, value, 0, 1);
+    const auto second = __builtin_shufflevector(value, value, 2, 3);
+#endif
+    return {__builtin_convertvector(first, Vec<double>),
+            __builtin_convertvector(second, Vec<double>)};
+  }
+
+  static Wide load(const double* source) {
+    return {cpu::MAKEMORE_EXT_CAPABILITY::load(source),
+            cpu::MAKEMORE_EXT_CAPABILITY::load(source + kLanes<double>)};
+  }
+  void store(double* destination) const {
+    cpu::MAKEMORE_EXT_CAPABILITY::store(destination, low);
+    cpu::MAKEMORE_EXT_CAPABILITY::store(destination + kLanes<double>, high);
   }
 
   Wide operator+(Wide other) const { return {low + other.low, high + other.high}; }
@@ -136,94 +342,7 @@ struct Wide<float> {
   void set_lane(int64_t index, double value) {
     (index < kLanes<double> ? low : high)[index % kLanes<double>] = value;
   }
-  double sum() const { return Wide<double>{low + high}.sum(); }
+  double sum() const { return horizontal_sum<double>(low + high); }
 };
-
-// What exp and tanh need to know of a type. The polynomials are minimax fits of the relative
-// error; adding and subtracting `round` = 1.5 * 2^(mantissa bits) leaves the nearest integer.
-template <typename T>
-struct Constants;
-
-template <>
-struct Constants<float> {
-  static constexpr float round = 0x1.8p23f;
-  static constexpr float ln2_high = 0x1.62e4p-1f;  // 16 zero bits, so that n * ln2_high is exact
-  static constexpr float ln2_low = 0x1.7f7d1cp-20f;
-  static constexpr float exp_lowest = -104.0f;  // below, exp rounds to 0
-  static constexpr float exp_highest = 89.0f;   // above, exp is infinite
-  static constexpr int mantissa_bits = 23;
-  static constexpr int exponent_bias = 127;
-  // (exp(r) - 1 - r) / r^2 for |r| <= ln(2)/2, error of exp 3.1e-9
-  static constexpr float exp[] = {0.499999934483f, 0.166665206337f, 0.0416683880085f,
-                                  0.00836871679671f, 0.00138145990354f};
-  // (tanh(x) - x) / x^3 in x^2 for |x| <= 0.65, error of tanh 2.6e-10
-  static constexpr float tanh[] = {-0.33333329437f,  0.133331519743f,    -0.0539399175721f,
-                                   0.0216632728649f, -0.00808532039212f, 0.0020593148664f};
-};
-
-template <>
-struct Constants<double> {
-  static constexpr double round = 0x1.8p52;
-  static constexpr double ln2_high = 0x1.62e42feep-1;  // 21 zero bits
-  static constexpr double ln2_low = 0x1.a39ef35793c76p-33;
-  static constexpr double exp_lowest = -746.0;
-  static constexpr double exp_highest = 710.0;
-  static constexpr int mantissa_bits = 52;
-  static constexpr int exponent_bias = 1023;
-  // error of exp 3.6e-18
-  static constexpr double exp[] = {0.50000000000000106264,   0.16666666666666412508,
-                                   0.041666666666530164735,  0.0083333333334944782697,
-                                   0.0013888888943628528955, 0.00019841269506529151596,
-                                   2.4801493100505611527e-5, 2.7557586429014112382e-6,
-                                   2.7630247827432852356e-7, 2.5000041132570032218e-8};
-  // error of tanh 3.8e-20
-  static constexpr double tanh[] = {
-      -0.33333333333333331101,    0.13333333333332914344,      -0.053968253967978523415,
-      0.021869488527017014879,    -0.0088632353506658205653,   0.0035921257709554983733,
-      -0.0014558149668599894692,  0.0005899111547782717781,    -0.00023863553552596371507,
-      0.000095427556633962253531, -0.000036127751877769841634, 0.000011349542941187281157,
-      -2.0960647242689418516e-6};
-};
-
-// p(x) = coefficients[0] + coefficients[1] x + ..., by Horner's rule.
-template <typename T, std::size_t N>
-inline Vec<T> polynomial(Vec<T> x, const T (&coefficients)[N]) {
-  Vec<T> result = broadcast(coefficients[N - 1]);
-  for (std::size_t i = N - 1; i-- > 0;) {
-    result = result * x + coefficients[i];
-  }
-  return result;
-}
-
-// exp(x) = 2^n exp(r) with n the integer nearest to x / ln 2, so |r| <= ln(2)/2. 2^n is applied as
-// two factors: n reaches -150, beyond the exponents a single one can hold. NaN stays NaN.
-template <typename T>
-inline Vec<T> exp(Vec<T> x) {
-  using K = Constants<T>;
-  constexpr T log2_e = T(1.44269504088896340736);
-  x = x < K::exp_lowest ? broadcast(K::exp_lowest) : x;
-  x = x > K::exp_highest ? broadcast(K::exp_highest) : x;
-  const Vec<T> shifted = x * log2_e + K::round;
-  const Vec<T> n = shifted - K::round;
-  const Vec<T> r = (x - n * K::ln2_high) - n * K::ln2_low;
-  const Vec<T> exp_r = r * r * polynomial(r, K::exp) + r + T(1);
-  const Vec<Bits<T>> exponent =
-      bit_cast<Vec<Bits<T>>>(shifted) - bit_cast<Vec<Bits<T>>>(broadcast(K::round));
-  const Vec<Bits<T>> half = exponent >> 1;
-  const Vec<T> scale_1 = bit_cast<Vec<T>>((half + K::exponent_bias) << K::mantissa_bits);
-  const Vec<T> scale_2 = bit_cast<Vec<T>>((exponent - half + K::exponent_bias) << K::mantissa_bits);
-  return exp_r * scale_1 * scale_2;
-}
-
-// Near 0 an odd polynomial, since 1 - 2 / (exp(2|x|) + 1) cancels there; elsewhere that formula.
-template <typename T>
-inline Vec<T> tanh(Vec<T> x) {
-  const Vec<T> square = x * x;
-  const Vec<T> near_zero = x + x * square * polynomial(square, Constants<T>::tanh);
-  const Vec<T> magnitude = x < T(0) ? -x : x;
-  const Vec<T> far = T(1) - T(2) / (exp<T>(magnitude + magnitude) + T(1));
-  const Vec<T> signed_far = x < T(0) ? -far : far;
-  return magnitude < T(0.65) ? near_zero : signed_far;
-}
 
 }  // namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY

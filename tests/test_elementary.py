@@ -1,4 +1,4 @@
-"""The error bounds that csrc/cpu/vec.h states.
+"""The error bounds that csrc/cpu/elementary.h states, and the conversions of csrc/cpu/vec.h.
 
 Every 61st float32 is checked, and every one with `pytest -m slow`, which takes ten minutes.
 """
@@ -9,12 +9,20 @@ import pytest
 import torch
 from torch import Tensor
 
-operators = torch.ops.makemore_ext
+from makemore_ext._native import operators
+
 FUNCTIONS = {
     "exp": (operators._exp.default, torch.exp, 1.1),
+    "exp_nonpositive": (
+        lambda x: operators._exp_nonpositive(x.clamp(max=0)),
+        lambda x: x.clamp(max=0).exp().where(x.isnan() | (x > SMALLEST_NORMAL_EXPONENT), 0),
+        1.1,
+    ),
+    "log": (operators._log.default, torch.log, 1.0),
     "tanh": (operators._tanh.default, torch.tanh, 1.5),
 }
 CHUNK = 2**24
+SMALLEST_NORMAL_EXPONENT = math.log(torch.finfo(torch.float32).smallest_normal)
 
 
 def ulp(truth: Tensor, dtype: torch.dtype) -> Tensor:
@@ -47,8 +55,12 @@ def test_error_in_float32(function, reference, bound, sign, step):
 
 @pytest.mark.parametrize(
     ("function", "reference", "bound"),
-    [(operators._exp.default, math.exp, 1.5), (operators._tanh.default, math.tanh, 2.5)],
-    ids=FUNCTIONS,
+    [
+        (operators._exp.default, math.exp, 1.5),
+        (operators._log.default, lambda x: math.log(x) if x > 0 else math.nan, 1.0),
+        (operators._tanh.default, math.tanh, 2.5),
+    ],
+    ids=["exp", "log", "tanh"],
 )
 def test_error_in_float64(function, reference, bound):
     # The C library's own functions, which are within 1 ulp, stand for the truth.
@@ -58,13 +70,15 @@ def test_error_in_float64(function, reference, bound):
     x = x.clamp(-700, 700)
     truth = torch.tensor([reference(value) for value in x.tolist()], dtype=torch.float64)
     error = (function(x) - truth).abs() / ulp(truth, torch.float64)
-    assert error.max() <= bound
+    assert error[~truth.isnan()].max() <= bound
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_limits(dtype):
-    x = torch.tensor([torch.nan, torch.inf, -torch.inf, 1e30, -1e30], dtype=dtype)
+    tiny = torch.finfo(dtype).smallest_normal / 8
+    x = torch.tensor([torch.nan, torch.inf, -torch.inf, 1e30, -1e30, 0, -0.0, tiny], dtype=dtype)
     torch.testing.assert_close(operators._exp(x), x.exp(), equal_nan=True, rtol=0, atol=0)
+    torch.testing.assert_close(operators._log(x), x.log(), equal_nan=True)
     torch.testing.assert_close(operators._tanh(x), x.tanh(), equal_nan=True, rtol=0, atol=0)
 
 
@@ -72,3 +86,30 @@ def test_limits(dtype):
 def test_a_value_does_not_depend_on_its_place(count):
     x = torch.linspace(-3, 3, 18)
     assert torch.equal(operators._exp(x[:count]), operators._exp(x)[:count])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_widening_is_exact(dtype):
+    every = torch.arange(2**16).to(torch.int16).view(dtype)
+    torch.testing.assert_close(
+        operators._widen(every), every.float(), equal_nan=True, rtol=0, atol=0
+    )
+
+
+@pytest.mark.parametrize("step", [61, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_narrowing_rounds_to_nearest_even(dtype, step):
+    for first in range(-(2**31), 2**31, CHUNK):
+        x = floats(first, step)
+        actual, expected = operators._narrow(x, torch.empty(0, dtype=dtype)), x.to(dtype)
+        numbers = ~x.isnan()
+        assert torch.equal(actual[numbers].view(torch.int16), expected[numbers].view(torch.int16))
+        assert actual[~numbers].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_narrowing_ties(dtype):
+    exact = torch.arange(2**15 - 2**11, dtype=torch.int32).to(torch.int16).view(dtype).float()
+    ties = ((exact[:-1] + exact[1:]) / 2).clamp(max=6e4)
+    actual = operators._narrow(ties, torch.empty(0, dtype=dtype))
+    assert torch.equal(actual, ties.to(dtype))

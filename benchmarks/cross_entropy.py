@@ -1,0 +1,125 @@
+"""Cross entropy, forward and backward: torch eager, torch.compile, ours, ours in place.
+
+    python benchmarks/cross_entropy.py [--quick]
+
+Each contender takes logits that an operation computed and gives their gradient. The byte model is
+the least that must move: the logits read once and the gradient written once, 2 N C elements, which
+is what the warm copy moves. In place the gradient cannot be formed before backward, so that the
+logits are read twice: 3 N C elements.
+"""
+
+import argparse
+from typing import Any
+
+import measure
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import makemore_ext as mx
+
+SHAPES = (
+    *((32, 27), (1024, 27), (256, 1000), (4096, 1000)),
+    *((512, 32000), (1024, 50257), (64, 128256), (8, 21, 128, 128)),
+)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Logits(torch.autograd.Function):
+    """A tensor as an operation gives it to the loss: not a leaf, and nobody else's."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, values: Tensor) -> Tensor:
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None]:
+        return None, None
+
+
+def contenders(logits: Tensor, target: Tensor) -> dict[str, Any]:
+    """What takes turns, each a call without arguments."""
+    anchor = torch.zeros((), requires_grad=True)
+    scratch = torch.empty_like(logits)
+    overwritten = logits.clone()
+    compiled = measure.compiled(F.cross_entropy)
+
+    def step(function: Any, values: Tensor, **options: Any) -> None:
+        function(Logits.apply(anchor, values), target, **options).backward()
+
+    return {
+        "copy": lambda: scratch.copy_(logits),
+        "eager": lambda: step(F.cross_entropy, logits),
+        "compile": lambda: step(compiled, logits),
+        "fresh": lambda: step(mx.cross_entropy, logits),
+        "in place": lambda: step(mx.cross_entropy, overwritten, inplace_backward=True),
+    }
+
+
+def bench(shape: tuple[int, ...], name: str, rounds: int) -> dict[str, Any]:
+    """Measures one shape in one dtype."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(shape, generator=generator).to(DTYPES[name])
+    target = torch.randint(0, shape[1], (shape[0], *shape[2:]), generator=generator)
+    functions = contenders(logits, target)
+    seconds = measure.interleaved(functions, rounds)
+    memory = {key: measure.peak_memory(functions[key]) for key in ("eager", "fresh", "in place")}
+    return {
+        "shape": list(shape),
+        "dtype": name,
+        "logits_bytes": logits.numel() * logits.element_size(),
+        "seconds": seconds,
+        "peak_bytes": memory,
+    }
+
+
+def summary(result: dict[str, Any]) -> dict[str, Any]:
+    """The row of the table for a result."""
+    seconds, size = result["seconds"], result["logits_bytes"]
+    best_peer = min(seconds["eager"], seconds["compile"])
+
+    def in_logits(key: str) -> str:
+        peak = result["peak_bytes"][key]
+        return "-" if peak is None or size < 2**22 else f"{peak / size:.1f}"
+
+    return {
+        "logits": "x".join(map(str, result["shape"])),
+        "dtype": result["dtype"],
+        "copy ms": seconds["copy"] * 1e3,
+        "eager ms": seconds["eager"] * 1e3,
+        "compile ms": seconds["compile"] * 1e3,
+        "fresh ms": seconds["fresh"] * 1e3,
+        "in place ms": seconds["in place"] * 1e3,
+        "best peer / fresh": best_peer / seconds["fresh"],
+        "eager / in place": seconds["eager"] / seconds["in place"],
+        "in place / copy": seconds["in place"] / seconds["copy"],
+        "fresh GB/s": 2 * size / seconds["fresh"] / 1e9,
+        "in place GB/s": 3 * size / seconds["in place"] / 1e9,
+        "memory eager": in_logits("eager"),
+        "fresh": in_logits("fresh"),
+        "in place": in_logits("in place"),
+    }
+
+
+def main() -> None:
+    """Measures every shape and dtype, prints the table, writes the result file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="3 rounds, no result file")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    results = [
+        bench(shape, dtype, rounds=3 if arguments.quick else 11)
+        for dtype in DTYPES
+        for shape in SHAPES
+    ]
+    measure.print_rows(
+        f"cross entropy, {arguments.threads} threads; memory in sizes of the logits",
+        [summary(result) for result in results],
+    )
+    if not arguments.quick:
+        measure.write("cross_entropy", {"threads": arguments.threads, "results": results})
+
+
+if __name__ == "__main__":
+    main()

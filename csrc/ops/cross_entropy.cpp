@@ -1,0 +1,301 @@
+// The operators of cross entropy: checks, allocation, and the call into the kernels.
+//
+// input is [N, C, d1, ...] or [C]; a row is one position in the dimensions other than C. target
+// holds class indices, of the rows' shape, or probabilities, of input's shape and dtype. Weights,
+// losses and their gradients are float32, or float64 for float64 input: nothing is rounded to a
+// narrow dtype that need not be.
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+#include <tuple>
+#include <vector>
+
+#include "tensors.h"
+
+namespace makemore_ext {
+namespace {
+
+struct Options {
+  int64_t reduction;
+  int64_t ignore_index;
+  double label_smoothing;
+  double lse_square_scale;
+
+  bool reduced() const { return reduction != static_cast<int64_t>(cpu::Reduction::none); }
+};
+
+int64_t class_dim(const Tensor& input) {
+  return input.dim() == 1 ? 0 : 1;
+}
+
+bool is_probabilities(const Tensor& target) {
+  return target.scalar_type() != ScalarType::Long && target.scalar_type() != ScalarType::Byte;
+}
+
+ScalarType loss_dtype(const Tensor& input) {
+  return input.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// The sizes of all dimensions but that of the classes, after `leading`.
+std::vector<int64_t> row_sizes(const Tensor& input, std::initializer_list<int64_t> leading) {
+  std::vector<int64_t> sizes(leading);
+  for (int64_t dim = 0; dim < input.dim(); ++dim) {
+    if (dim != class_dim(input)) {
+      sizes.push_back(input.size(dim));
+    }
+  }
+  return sizes;
+}
+
+int64_t row_count(const Tensor& input) {
+  int64_t rows = 1;
+  for (const int64_t size : row_sizes(input, {})) {
+    rows *= size;
+  }
+  return rows;
+}
+
+void check(const Tensor& input, const Tensor& target, const OptionalTensor& weight,
+           const Options& options) {
+  STD_TORCH_CHECK(input.dim() >= 1, "input must have at least 1 dimension");
+  if (is_probabilities(target)) {
+    check_like(target, input, "target");
+  } else {
+    check_sizes(target, row_sizes(input, {}), "target");
+  }
+  if (weight) {
+    check_vector(*weight, input.size(class_dim(input)), loss_dtype(input), "weight");
+  }
+  STD_TORCH_CHECK(options.reduction >= 0 && options.reduction <= 2,
+                  "reduction must be 0, 1 or 2, got ", options.reduction);
+}
+
+// The dimensions of the rows, joined where all of the views can be walked as one.
+class Rows {
+ public:
+  Rows() = default;
+  explicit Rows(const std::vector<const Tensor*>& views) {
+    const Tensor& input = *views.front();
+    shape_.classes = input.size(class_dim(input));
+    shape_.rows = row_count(input);
+    for (int64_t dim = 0; dim < input.dim(); ++dim) {
+      if (dim != class_dim(input) && input.size(dim) != 1) {
+        append(dim, input.size(dim), views);
+      }
+    }
+  }
+
+  // Whether the kernels can walk so many.
+  bool fit() const { return shape_.dimensions <= cpu::kMostRowDimensions; }
+  const cpu::RowShape& shape() const { return shape_; }
+
+  template <typename T>
+  cpu::RowView<T> view(const Tensor& tensor, T* data) const {
+    cpu::RowView<T> result{data, tensor.stride(class_dim(tensor)), {}};
+    for (int i = 0; i < shape_.dimensions; ++i) {
+      result.strides[i] = tensor.stride(last_[i]);
+    }
+    return result;
+  }
+
+ private:
+  void append(int64_t dim, int64_t size, const std::vector<const Tensor*>& views) {
+    const int last = std::min(shape_.dimensions, cpu::kMostRowDimensions) - 1;
+    const auto continues = [&](const Tensor* tensor) {
+      return tensor->stride(last_[last]) == tensor->stride(dim) * size;
+    };
+    if (last >= 0 && std::all_of(views.begin(), views.end(), continues)) {
+      last_[last] = dim;
+      shape_.sizes[last] *= size;
+    } else if (shape_.dimensions++ < cpu::kMostRowDimensions) {
+      last_[last + 1] = dim;
+      shape_.sizes[last + 1] = size;
+    }
+  }
+
+  cpu::RowShape shape_{};
+  int64_t last_[cpu::kMostRowDimensions];  // of each joined dimension, the innermost one of its own
+};
+
+enum class GradientMemory { none, fresh, logits };
+
+// The tensors of one call as the kernels take them: indices and weight contiguous, logits and
+// probabilities as they are, unless they have too many dimensions to walk.
+class Problem {
+ public:
+  Problem(const Tensor& input, const Tensor& target, const OptionalTensor& weight,
+          const Options& options, GradientMemory memory)
+      : input_(input),
+        target_(is_probabilities(target) ? target : make_contiguous(target)),
+        weight_(make_contiguous(weight)),
+        options_(options) {
+    check(input, target, weight, options);
+    if (memory != GradientMemory::none) {
+      gradient_ = memory == GradientMemory::logits ? input : allocate_like(input);
+    }
+    rows_ = Rows(views());
+    if (!rows_.fit()) {
+      STD_TORCH_CHECK(memory != GradientMemory::logits,
+                      "input has too many dimensions that cannot be joined");
+      input_ = torch::stable::contiguous(input);
+      target_ = torch::stable::contiguous(target);
+      if (gradient_) {
+        gradient_ = allocate_like(input_);
+      }
+      rows_ = Rows(views());
+    }
+  }
+
+  const OptionalTensor& gradient() const { return gradient_; }
+
+  template <typename T>
+  cpu::CrossEntropyArguments<T> arguments() const {
+    cpu::CrossEntropyArguments<T> result{};
+    result.shape = rows_.shape();
+    result.logits = rows_.view(input_, const_data<T>(input_));
+    result.has_probabilities = is_probabilities(target_);
+    if (result.has_probabilities) {
+      result.probabilities = rows_.view(target_, const_data<T>(target_));
+    } else if (target_.scalar_type() == ScalarType::Byte) {
+      result.target.narrow = const_data<uint8_t>(target_);
+    } else {
+      result.target.wide = const_data<int64_t>(target_);
+    }
+    result.weight = const_data<cpu::Compute<T>>(weight_);
+    result.ignore_index = options_.ignore_index;
+    result.label_smoothing = options_.label_smoothing;
+    result.lse_square_scale = options_.lse_square_scale;
+    result.reduction = static_cast<cpu::Reduction>(options_.reduction);
+    return result;
+  }
+
+  template <typename T>
+  cpu::RowView<T> gradient_view() const {
+    return gradient_ ? rows_.view(*gradient_, mutable_data<T>(*gradient_)) : cpu::RowView<T>{};
+  }
+
+ private:
+  std::vector<const Tensor*> views() const {
+    std::vector<const Tensor*> result{&input_};
+    if (is_probabilities(target_)) {
+      result.push_back(&target_);
+    }
+    if (gradient_) {
+      result.push_back(&*gradient_);
+    }
+    return result;
+  }
+
+  Tensor input_;
+  Tensor target_;
+  OptionalTensor weight_;
+  OptionalTensor gradient_;
+  Options options_;
+  Rows rows_;
+};
+
+struct Forward {
+  Tensor loss;
+  OptionalTensor statistics;
+  Tensor total_weight;
+};
+
+Forward forward(const Problem& problem, const Tensor& input, const Options& options,
+                bool keep_statistics) {
+  Forward result{options.reduced() ? allocate(input, {}, loss_dtype(input))
+                                   : allocate(input, row_sizes(input, {}), loss_dtype(input)),
+                 std::nullopt, allocate(input, {}, ScalarType::Double)};
+  if (keep_statistics) {
+    result.statistics = allocate(input, row_sizes(input, {3}), ScalarType::Double);
+  }
+  with_floating_type(input.scalar_type(), "input", [&](auto zero) {
+    using T = decltype(zero);
+    cpu::kernels<T>().cross_entropy_forward(
+        problem.arguments<T>(), mutable_data<cpu::Compute<T>>(result.loss),
+        mutable_data<double>(result.statistics), mutable_data<double>(result.total_weight),
+        problem.gradient_view<T>());
+  });
+  return result;
+}
+
+std::tuple<Tensor, Tensor, Tensor> cross_entropy_forward(const Tensor& input, const Tensor& target,
+                                                         const OptionalTensor& weight,
+                                                         int64_t reduction, int64_t ignore_index,
+                                                         double label_smoothing,
+                                                         double lse_square_scale) {
+  const Options options{reduction, ignore_index, label_smoothing, lse_square_scale};
+  const Problem problem(input, target, weight, options, GradientMemory::none);
+  Forward result = forward(problem, input, options, true);
+  return {result.loss, *result.statistics, result.total_weight};
+}
+
+std::tuple<Tensor, Tensor> cross_entropy_forward_with_gradient(
+    const Tensor& input, const Tensor& target, const OptionalTensor& weight, int64_t reduction,
+    int64_t ignore_index, double label_smoothing, double lse_square_scale) {
+  const Options options{reduction, ignore_index, label_smoothing, lse_square_scale};
+  STD_TORCH_CHECK(options.reduced(), "reduction must be 1 or 2, got ", reduction);
+  const Problem problem(input, target, weight, options, GradientMemory::fresh);
+  return {forward(problem, input, options, false).loss, *problem.gradient()};
+}
+
+void backward(const Problem& problem, const Tensor& grad_output, const OptionalTensor& grad_lse,
+              const Tensor& input, const Tensor& statistics, const Tensor& total_weight,
+              const Options& options) {
+  const std::vector<int64_t> sizes = row_sizes(input, {});
+  check_sizes(grad_output, options.reduced() ? std::vector<int64_t>{} : sizes, "grad_output");
+  check_dtype(grad_output, loss_dtype(input), "grad_output");
+  if (grad_lse) {
+    check_sizes(*grad_lse, sizes, "grad_lse");
+    check_dtype(*grad_lse, loss_dtype(input), "grad_lse");
+  }
+  check_sizes(statistics, row_sizes(input, {3}), "statistics");
+  check_dtype(statistics, ScalarType::Double, "statistics");
+  STD_TORCH_CHECK(statistics.is_contiguous(), "statistics must be contiguous");
+  check_sizes(total_weight, {}, "total_weight");
+  check_dtype(total_weight, ScalarType::Double, "total_weight");
+
+  const Tensor dense_grad_output = make_contiguous(grad_output);
+  const OptionalTensor dense_grad_lse = make_contiguous(grad_lse);
+  with_floating_type(input.scalar_type(), "input", [&](auto zero) {
+    using T = decltype(zero);
+    using C = cpu::Compute<T>;
+    cpu::kernels<T>().cross_entropy_backward(
+        problem.arguments<T>(), {const_data<C>(dense_grad_output), options.reduced() ? 0 : 1},
+        {const_data<C>(dense_grad_lse), 1}, const_data<double>(statistics),
+        *const_data<double>(total_weight), problem.gradient_view<T>());
+  });
+}
+
+Tensor cross_entropy_backward(const Tensor& grad_output, const OptionalTensor& grad_lse,
+                              const Tensor& input, const Tensor& target,
+                              const OptionalTensor& weight, const Tensor& statistics,
+                              const Tensor& total_weight, int64_t reduction, int64_t ignore_index,
+                              double label_smoothing, double lse_square_scale) {
+  const Options options{reduction, ignore_index, label_smoothing, lse_square_scale};
+  const Problem problem(input, target, weight, options, GradientMemory::fresh);
+  backward(problem, grad_output, grad_lse, input, statistics, total_weight, options);
+  return *problem.gradient();
+}
+
+void cross_entropy_backward_in_place(const Tensor& grad_output, const OptionalTensor& grad_lse,
+                                     Tensor& input, const Tensor& target,
+                                     const OptionalTensor& weight, const Tensor& statistics,
+                                     const Tensor& total_weight, int64_t reduction,
+                                     int64_t ignore_index, double label_smoothing,
+                                     double lse_square_scale) {
+  const Options options{reduction, ignore_index, label_smoothing, lse_square_scale};
+  const Problem problem(input, target, weight, options, GradientMemory::logits);
+  backward(problem, grad_output, grad_lse, input, statistics, total_weight, options);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(makemore_ext, CPU, library) {
+  library.impl("cross_entropy_forward", TORCH_BOX(&cross_entropy_forward));
+  library.impl("cross_entropy_forward_with_gradient",
+               TORCH_BOX(&cross_entropy_forward_with_gradient));
+  library.impl("cross_entropy_backward", TORCH_BOX(&cross_entropy_backward));
+  library.impl("cross_entropy_backward_", TORCH_BOX(&cross_entropy_backward_in_place));
+}
+
+}  // namespace makemore_ext

@@ -1,0 +1,88 @@
+#include "tensors.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "../cpu/huge_pages.h"
+#include "../cpu/parallel.h"
+
+namespace makemore_ext {
+
+namespace cpu {
+
+void parallel_for(int64_t count, RangeFunction function, const void* context) {
+  torch::stable::parallel_for(0, count, 1,
+                              [&](int64_t begin, int64_t end) { function(begin, end, context); });
+}
+
+}  // namespace cpu
+
+namespace {
+
+std::vector<int64_t> contiguous_strides(Sizes size) {
+  std::vector<int64_t> strides(size.size());
+  int64_t stride = 1;
+  for (std::size_t dim = size.size(); dim-- > 0;) {
+    strides[dim] = stride;
+    stride *= std::max<int64_t>(1, size[dim]);
+  }
+  return strides;
+}
+
+bool has_gap_or_overlap(const Tensor& tensor) {
+  if (tensor.is_contiguous()) {
+    return false;
+  }
+  std::vector<int64_t> dims;
+  for (int64_t dim = 0; dim < tensor.dim(); ++dim) {
+    if (tensor.size(dim) != 1) {
+      dims.push_back(dim);
+    }
+  }
+  std::sort(dims.begin(), dims.end(),
+            [&](int64_t a, int64_t b) { return tensor.stride(a) < tensor.stride(b); });
+  int64_t expected = 1;
+  for (const int64_t dim : dims) {
+    if (tensor.stride(dim) != expected) {
+      return true;
+    }
+    expected *= tensor.size(dim);
+  }
+  return false;
+}
+
+// Straight from the allocator, since torch::stable::new_empty, which looks its operator up by name,
+// costs more than a small kernel.
+Tensor allocate(const Tensor& like, Sizes size, Sizes strides, ScalarType dtype) {
+  int32_t device_type = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  AtenTensorHandle handle = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      static_cast<int64_t>(size.size()), size.data(), strides.data(),
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), device_type,
+      like.get_device_index(), &handle));
+  Tensor result(handle);
+  if (like.is_cpu()) {
+    cpu::advise_huge_pages(result.mutable_data_ptr(),
+                           static_cast<std::size_t>(result.numel()) * result.element_size());
+  }
+  return result;
+}
+
+}  // namespace
+
+Tensor allocate(const Tensor& like, Sizes size, ScalarType dtype) {
+  return allocate(like, size, contiguous_strides(size), dtype);
+}
+
+Tensor allocate(const Tensor& like, Sizes size) {
+  return allocate(like, size, like.scalar_type());
+}
+
+Tensor allocate_like(const Tensor& like) {
+  return has_gap_or_overlap(like)
+             ? allocate(like, like.sizes())
+             : allocate(like, like.sizes(), like.strides(), like.scalar_type());
+}
+
+}  // namespace makemore_ext

@@ -1,0 +1,135 @@
+// What the operators share: checks of tensors, views of them for the kernels, allocation.
+//
+// The checks keep a kernel from reading what it must not, whoever calls the operator. What a Python
+// user should read when something is wrong is raised in makemore_ext/<operation>.py.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <initializer_list>
+#include <optional>
+
+#include "../cpu/kernels.h"
+
+namespace makemore_ext {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
+using OptionalTensor = std::optional<Tensor>;
+
+// Calls function with a value of the C++ type that `dtype` stands for: float or double,
+template <typename Function>
+auto with_wide_type(ScalarType dtype, const char* name, const Function& function) {
+  switch (dtype) {
+    case ScalarType::Float:
+      return function(float{});
+    case ScalarType::Double:
+      return function(double{});
+    default:
+      STD_TORCH_CHECK(false, name, " must be float32 or float64");
+  }
+}
+
+// or one of all four that there are kernels for.
+template <typename Function>
+auto with_floating_type(ScalarType dtype, const char* name, const Function& function) {
+  switch (dtype) {
+    case ScalarType::Half:
+      return function(cpu::Half{});
+    case ScalarType::BFloat16:
+      return function(cpu::BFloat16{});
+    case ScalarType::Float:
+      return function(float{});
+    case ScalarType::Double:
+      return function(double{});
+    default:
+      STD_TORCH_CHECK(false, name, " must be float16, bfloat16, float32 or float64");
+  }
+}
+
+inline void check_dim(const Tensor& tensor, int64_t dim, const char* name) {
+  STD_TORCH_CHECK(tensor.dim() == dim, name, " must have ", dim, " dimensions, got ", tensor.dim());
+}
+
+inline void check_dtype(const Tensor& tensor, ScalarType dtype, const char* name) {
+  STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, " has the wrong dtype");
+}
+
+inline void check_size(const Tensor& tensor, int64_t dim, int64_t size, const char* name) {
+  STD_TORCH_CHECK(tensor.size(dim) == size, name, " must have size ", size, " in dimension ", dim,
+                  ", got ", tensor.size(dim));
+}
+
+inline void check_sizes(const Tensor& tensor, Sizes sizes, const char* name) {
+  check_dim(tensor, static_cast<int64_t>(sizes.size()), name);
+  for (std::size_t dim = 0; dim < sizes.size(); ++dim) {
+    check_size(tensor, static_cast<int64_t>(dim), sizes[dim], name);
+  }
+}
+
+inline void check_vector(const Tensor& tensor, int64_t size, ScalarType dtype, const char* name) {
+  check_dim(tensor, 1, name);
+  check_size(tensor, 0, size, name);
+  check_dtype(tensor, dtype, name);
+}
+
+inline void check_like(const Tensor& tensor, const Tensor& other, const char* name) {
+  check_dtype(tensor, other.scalar_type(), name);
+  check_sizes(tensor, other.sizes(), name);
+}
+
+template <typename T>
+const T* const_data(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+
+template <typename T>
+T* mutable_data(const Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+template <typename T>
+cpu::Matrix<const T> const_matrix(const Tensor& tensor) {
+  return {const_data<T>(tensor), tensor.size(0), tensor.size(1), tensor.stride(0),
+          tensor.stride(1)};
+}
+
+template <typename T>
+cpu::Matrix<T> mutable_matrix(const Tensor& tensor) {
+  return {mutable_data<T>(tensor), tensor.size(0), tensor.size(1), tensor.stride(0),
+          tensor.stride(1)};
+}
+
+template <typename T>
+const T* const_data(const OptionalTensor& tensor) {
+  return tensor ? const_data<T>(*tensor) : nullptr;
+}
+
+template <typename T>
+T* mutable_data(const OptionalTensor& tensor) {
+  return tensor ? mutable_data<T>(*tensor) : nullptr;
+}
+
+inline cpu::Vector<const int64_t> index_vector(const Tensor& tensor) {
+  return {const_data<int64_t>(tensor), tensor.stride(0)};
+}
+
+inline Tensor make_contiguous(const Tensor& tensor) {
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
+inline OptionalTensor make_contiguous(const OptionalTensor& tensor) {
+  return tensor && !tensor->is_contiguous() ? torch::stable::contiguous(*tensor) : tensor;
+}
+
+// An uninitialised contiguous tensor on the device of `like`.
+Tensor allocate(const Tensor& like, Sizes size, ScalarType dtype);
+Tensor allocate(const Tensor& like, Sizes size);
+
+// One of the size and dtype of `like`, with its strides where they leave no gap and no overlap.
+Tensor allocate_like(const Tensor& like);
+
+}  // namespace makemore_ext

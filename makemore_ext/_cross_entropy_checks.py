@@ -1,0 +1,98 @@
+"""What cross_entropy refuses before any kernel starts, in torch's words where torch has them."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from makemore_ext._cross_entropy_transforms import class_dim
+from makemore_ext._validation import FLOATING, check_device, overlaps_itself
+
+REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}  # torch's numbering
+
+
+def check(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    lse_square_scale: float,
+) -> None:
+    if not _is_valid(input, target, weight, ignore_index, reduction, label_smoothing):
+        F.cross_entropy(
+            input,
+            target,
+            weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+        )
+        raise NotImplementedError(
+            "input, target and weight must be dense tensors on one device and label_smoothing in "
+            f"[0, 1], got {_describe(input)}, {_describe(target)}, {_describe(weight)} and "
+            f"{label_smoothing}"
+        )
+    check_device("input", input)
+    if not isinstance(lse_square_scale, (int, float)):
+        raise TypeError(f"lse_square_scale must be a number, got {lse_square_scale!r}")
+
+
+def _describe(tensor: Tensor | None) -> str:
+    if tensor is None:
+        return "None"
+    return f"{tensor.dtype} {list(tensor.shape)} ({tensor.layout}, {tensor.device})"
+
+
+def _is_valid(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+) -> bool:
+    if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
+        return False
+    if input.dim() == 0 or input.dtype not in FLOATING or input.layout != torch.strided:
+        return False
+    if target.device != input.device or target.layout != torch.strided:
+        return False
+    if reduction not in REDUCTIONS or not isinstance(ignore_index, int):
+        return False
+    if not isinstance(label_smoothing, (int, float)) or not 0.0 <= label_smoothing <= 1.0:
+        return False
+    dim = class_dim(input)
+    if target.dtype in FLOATING:
+        if target.shape != input.shape or ignore_index >= 0:
+            return False
+    elif (
+        target.dtype not in (torch.int64, torch.uint8)
+        or target.shape != input.shape[:dim] + input.shape[dim + 1 :]
+    ):
+        return False
+    if weight is None:
+        return True
+    if not isinstance(weight, Tensor) or weight.shape != input.shape[dim : dim + 1]:
+        return False
+    if weight.device != input.device or weight.layout != torch.strided:
+        return False
+    if target.dtype in FLOATING:
+        return weight.dtype in FLOATING
+    return not (weight.requires_grad and torch.is_grad_enabled()) and (
+        weight.dtype == input.dtype or torch.is_autocast_enabled(input.device.type)
+    )
+
+
+def check_inplace(input: Tensor) -> None:
+    base = input if input._base is None else input._base
+    if base.is_leaf and base.requires_grad:
+        raise RuntimeError(
+            "inplace_backward=True would overwrite input, a leaf that requires grad (or a view of "
+            "one): pass logits that an operation computed"
+        )
+    if overlaps_itself(input):
+        raise RuntimeError(
+            "inplace_backward=True needs an input whose elements do not share memory, got strides "
+            f"{input.stride()} for shape {list(input.shape)}"
+        )

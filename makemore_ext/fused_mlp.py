@@ -1,0 +1,352 @@
+"""The network's whole training step in one native call.
+
+The formulas, and how they are ordered to save arithmetic, stand in csrc/cpu/fused_mlp.h.
+"""
+
+import math
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from makemore_ext._interrupt import deferred_interrupt
+from makemore_ext._native import fused_mlp_steps
+from makemore_ext._network import check_separate, initialize, shapes, sizes_of, storage_end
+from makemore_ext._validation import is_integer, require
+from makemore_ext.reference import Parameters
+
+# The arithmetic of one native call of `train`, between two of which it can be interrupted: some
+# 20 ms of it.
+BLOCK_OPERATIONS = 1e9
+
+Schedule = Callable[[int], float]
+Callback = Callable[[int, Tensor], None]
+
+
+class FusedMLP:
+    """Embedding, linear, batch norm, tanh, linear and cross entropy, trained by native code.
+
+    A step finds the loss and its gradients and descends along them, in memory that is allocated
+    once for a minibatch size. The parameters are ordinary tensors, changed in place. With V
+    characters, K of them in a context, D embedding dimensions and H hidden units they are C [V, D],
+    W1 [K·D, H], b1 [H], W2 [H, V], b2 [V], bngain [H] and bnbias [H]; a minibatch is x, int64
+    [n, K], and y, int64 [n], with n at least 2. Batch norm divides the variance by n − 1. Results
+    are the same bits on every run and for every number of threads.
+
+    Args:
+        vocabulary: V, at least 1.
+        context: K, at least 1.
+        embedding: D, at least 1.
+        hidden: H, at least 1.
+        dtype: float32 or float64.
+        generator: draws the parameters as `makemore.MLP.init` does; None makes a seeded one.
+        momentum: as in torch.optim.SGD, in [0, 1).
+        weight_decay: as in torch.optim.SGD, at least 0.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        context: int,
+        embedding: int,
+        hidden: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        generator: torch.Generator | None = None,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+    ) -> None:
+        sizes = {
+            "vocabulary": vocabulary,
+            "context": context,
+            "embedding": embedding,
+            "hidden": hidden,
+        }
+        self._adopt(initialize(sizes, dtype, generator), momentum, weight_decay)
+
+    @classmethod
+    def from_parameters(
+        cls, parameters: Parameters, *, momentum: float = 0.0, weight_decay: float = 0.0
+    ) -> "FusedMLP":
+        """A network of existing tensors, which its steps will change.
+
+        Args:
+            parameters: `makemore.MLP.parameters()`, say; contiguous, on the CPU, of one dtype,
+                float32 or float64, and none in the memory of another.
+            momentum: see the class.
+            weight_decay: see the class.
+
+        Raises:
+            TypeError: a parameter is not a tensor.
+            ValueError: a parameter is unfit, or an argument is out of its range.
+        """
+        network = cls.__new__(cls)
+        network._adopt(Parameters(*parameters), momentum, weight_decay)
+        return network
+
+    def _adopt(self, parameters: Parameters, momentum: float, weight_decay: float) -> None:
+        for name, parameter in parameters._asdict().items():
+            if not isinstance(parameter, Tensor):
+                raise TypeError(f"{name}: must be a Tensor, got {type(parameter).__name__}")
+        require(0 <= momentum < 1, "momentum", momentum, "in [0, 1)")
+        require(0 <= weight_decay < math.inf, "weight_decay", weight_decay, "finite and >= 0")
+        self._sizes = sizes_of(parameters)
+        self._shapes = shapes(self._sizes)
+        self._dtype = parameters.C.dtype
+        self._parameters = parameters
+        self._addresses()
+        check_separate(parameters)
+        self.momentum, self.weight_decay = momentum, weight_decay
+        self._momentum_buffers = (
+            Parameters(*(torch.zeros_like(p, requires_grad=False) for p in parameters))
+            if momentum
+            else None
+        )
+        self._steps = fused_mlp_steps[self._dtype](*self._sizes)
+        self._workspace = torch.empty(0, dtype=torch.uint8)
+        self._workspace_batch_size = 0
+        # The workspace serves one call at a time.
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        names = ("_parameters", "momentum", "weight_decay", "_momentum_buffers")
+        return {name: getattr(self, name) for name in names}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._adopt(state["_parameters"], state["momentum"], state["weight_decay"])
+        self._momentum_buffers = state["_momentum_buffers"]
+
+    def parameters(self) -> Parameters:
+        """The network's own tensors."""
+        return self._parameters
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The parameters by name, and "momentum.<name>" if there is momentum: detached, not copied.
+
+        What a step changes changes in them too.
+        """
+        state = {name: tensor.detach() for name, tensor in self._parameters._asdict().items()}
+        if self._momentum_buffers is not None:
+            for name, tensor in self._momentum_buffers._asdict().items():
+                state[f"momentum.{name}"] = tensor
+        return state
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Copy what `state_dict` gave into the network's own tensors.
+
+        Raises:
+            ValueError: a tensor is missing, unknown or unfit; nothing is changed.
+        """
+        self._addresses()
+        own = self.state_dict()
+        if state.keys() != own.keys():
+            raise ValueError(f"state: must hold {sorted(own)}, got {sorted(state)}")
+        for name, tensor in own.items():
+            _check_like(name, state[name], tensor)
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
+
+    def loss_and_gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, Parameters]:
+        """The mean loss of a minibatch, in nats, [], and the gradient of every parameter.
+
+        Nothing is changed; what comes back is detached. The gradient of b1 is exactly 0.
+
+        Raises:
+            IndexError: an index is outside [0, V).
+            TypeError: x or y is not an int64 tensor.
+            ValueError: a shape does not fit, or a parameter was replaced by an unfit one.
+        """
+        x, y = self._checked_windows(x, y, least=2)
+        gradients = Parameters(
+            *(torch.empty_like(p, requires_grad=False) for p in self._parameters)
+        )
+        minibatch = torch.arange(len(y))
+        with self._lock:
+            loss = self._steps.loss_and_gradients(
+                self._addresses(),
+                x.data_ptr(),
+                y.data_ptr(),
+                minibatch.data_ptr(),
+                len(y),
+                self._workspace_for(len(y)),
+                [gradient.data_ptr() for gradient in gradients],
+            )
+        return torch.tensor(loss, dtype=self._dtype), gradients
+
+    def step(self, x: Tensor, y: Tensor, lr: float) -> float:
+        """Descend once along the gradients of a minibatch.
+
+        Args:
+            x: the contexts, int64 [n, K], of any strides, on the CPU.
+            y: the characters that follow, int64 [n].
+            lr: the learning rate, finite and at least 0.
+
+        Returns:
+            The mean loss before the update, in nats.
+
+        Raises:
+            IndexError: an index is outside [0, V).
+            TypeError: x or y is not an int64 tensor.
+            ValueError: a shape does not fit, `lr` is out of its range, or a parameter was replaced
+                by an unfit one. Nothing is changed then.
+        """
+        x, y = self._checked_windows(x, y, least=2)
+        losses = torch.empty(1, dtype=self._dtype)
+        self._train(x, y, torch.arange(len(y)).unsqueeze(0), _checked_rates(lr, 1), losses)
+        return losses.item()
+
+    def train(
+        self,
+        x: Tensor,
+        y: Tensor,
+        *,
+        steps: int,
+        batch_size: int,
+        lr: float | Schedule,
+        generator: torch.Generator | None,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        """Take `steps` steps on minibatches drawn at random.
+
+        The minibatches are those that `torch.randint(len(y), (batch_size,), generator=generator)`
+        gives when called before every step. An interrupt (Ctrl-C) takes effect between two native
+        calls, some 20 ms apart: network and generator are then as after a shorter run.
+
+        Args:
+            x: the contexts to draw from, int64 [N, K].
+            y: the characters that follow, int64 [N], N at least 1.
+            steps: at least 0.
+            batch_size: n, at least 2.
+            lr: the learning rate, or a function that gives it for step 0, 1, …, steps − 1.
+            generator: on the CPU; None stands for torch's default generator.
+            callback: called after every native call with the number of steps done and the losses
+                of those that are new.
+
+        Returns:
+            The mean loss of every minibatch before its update, in nats, [steps].
+
+        Raises:
+            IndexError: an index is outside [0, V).
+            KeyboardInterrupt: an interrupt came.
+            TypeError: x or y is not an int64 tensor.
+            ValueError: a shape does not fit, an argument is out of its range, or a parameter was
+                replaced by an unfit one. Nothing is changed then.
+        """
+        require(is_integer(steps, 0), "steps", steps, "an integer >= 0")
+        require(is_integer(batch_size, 2), "batch_size", batch_size, "an integer >= 2")
+        x, y = self._checked_windows(x, y, least=1)
+        rates = _checked_rates(lr, steps)
+        self._addresses()
+
+        V, K, D, H = self._sizes
+        operations = 6 * batch_size * H * (K * D + V)
+        block = max(1, int(BLOCK_OPERATIONS / operations))
+        losses = torch.empty(steps, dtype=self._dtype)
+        with deferred_interrupt() as raise_if_interrupted:
+            for first in range(0, steps, block):
+                end = min(first + block, steps)
+                shape = (end - first, batch_size)
+                minibatches = torch.randint(len(y), shape, generator=generator)
+                self._train(x, y, minibatches, rates[first:end], losses[first:end])
+                if callback is not None:
+                    callback(end, losses[first:end])
+                raise_if_interrupted()
+        return losses
+
+    def _train(
+        self, x: Tensor, y: Tensor, minibatches: Tensor, rates: Tensor, losses: Tensor
+    ) -> None:
+        """Take a step on each of the minibatches, rows of x and y, int64 [steps, n]."""
+        steps, batch_size = minibatches.shape
+        with self._lock:
+            self._steps.train(
+                self._addresses(),
+                x.data_ptr(),
+                y.data_ptr(),
+                minibatches.data_ptr(),
+                batch_size,
+                self._workspace_for(batch_size),
+                steps,
+                rates.data_ptr(),
+                self.momentum,
+                self.weight_decay,
+                [buffer.data_ptr() for buffer in self._momentum_buffers or ()] or [0] * 7,
+                losses.data_ptr(),
+            )
+        increment_version(self._parameters)
+
+    def _addresses(self) -> list[int]:
+        """Where the parameters are, now that nothing has been done to them that would not fit."""
+        for (name, shape), parameter in zip(self._shapes.items(), self._parameters, strict=True):
+            if (
+                parameter.shape != shape
+                or parameter.dtype != self._dtype
+                or parameter.device.type != "cpu"
+                or not parameter.is_contiguous()
+                or storage_end(parameter) > parameter.untyped_storage().nbytes()
+            ):
+                raise ValueError(
+                    f"{name}: must be a contiguous {self._dtype} tensor of shape {[*shape]} on the "
+                    f"CPU, got {parameter.dtype} {[*parameter.shape]} of strides "
+                    f"{[*parameter.stride()]} on {parameter.device}, with "
+                    f"{parameter.untyped_storage().nbytes()} bytes of storage"
+                )
+        return [parameter.data_ptr() for parameter in self._parameters]
+
+    def _workspace_for(self, batch_size: int) -> int:
+        if batch_size != self._workspace_batch_size:
+            size = self._steps.workspace_bytes(batch_size)
+            self._workspace = torch.zeros(size, dtype=torch.uint8)
+            self._workspace_batch_size = batch_size
+        return self._workspace.data_ptr()
+
+    def _checked_windows(self, x: Tensor, y: Tensor, least: int) -> tuple[Tensor, Tensor]:
+        """Gives x and y, contiguous, if they are windows of this network and at least so many."""
+        for name, tensor in (("x", x), ("y", y)):
+            if not isinstance(tensor, Tensor) or tensor.dtype != torch.int64:
+                kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+                raise TypeError(f"{name}: must be an int64 Tensor, got {kind}")
+            if tensor.device.type != "cpu" or tensor.layout != torch.strided:
+                raise ValueError(
+                    f"{name}: must be dense and on the CPU, got {tensor.layout} on {tensor.device}"
+                )
+        V, K, _, _ = self._sizes
+        if y.dim() != 1 or len(y) < least or x.shape != (len(y), K):
+            raise ValueError(
+                f"x, y: must be of shapes [n, {K}] and [n] with n >= {least}, "
+                f"got {[*x.shape]}, {[*y.shape]}"
+            )
+        for name, tensor in (("x", x), ("y", y)):
+            low, high = (int(bound) for bound in tensor.aminmax())
+            if low < 0 or high >= V:
+                raise IndexError(f"{name}: must hold indices in [0, {V}), got {low} to {high}")
+        return x.contiguous(), y.contiguous()
+
+
+def _checked_rates(lr: float | Schedule, steps: int) -> Tensor:
+    """The learning rate of every step, float64 [steps]."""
+    if callable(lr):
+        rates = torch.tensor([lr(step) for step in range(steps)], dtype=torch.float64)
+    else:
+        rates = torch.full((steps,), lr, dtype=torch.float64)
+    wrong = ~((rates >= 0) & rates.isfinite())
+    if wrong.any():
+        step = int(wrong.nonzero()[0])
+        got = f"{rates[step]:g} at step {step}" if callable(lr) else lr
+        raise ValueError(f"lr: must be finite and >= 0, got {got}")
+    return rates
+
+
+def _check_like(name: str, tensor: Tensor, own: Tensor) -> None:
+    if not isinstance(tensor, Tensor) or tensor.shape != own.shape or tensor.dtype != own.dtype:
+        got = type(tensor).__name__
+        if isinstance(tensor, Tensor):
+            got = f"{tensor.dtype} {[*tensor.shape]}"
+        raise ValueError(f"{name}: must be a {own.dtype} Tensor of shape {[*own.shape]}, got {got}")

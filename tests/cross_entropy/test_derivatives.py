@@ -1,0 +1,353 @@
+"""Derivatives of every order and mode, and torch.func's transforms."""
+
+from functools import partial
+
+import pytest
+import torch
+from cross_entropy_cases import indices, logits, probabilities
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+from torch.nn import functional as F
+
+import makemore_ext as mx
+
+# Forward mode loads torch's own decompositions, which warn.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+
+OPTIONS = {
+    "mean": {},
+    "sum": {"reduction": "sum"},
+    "none": {"reduction": "none"},
+    "ignore": {"ignore_index": 0},
+    "smoothing": {"label_smoothing": 0.3},
+    "lse": {"return_lse": True},
+    "lse none": {"return_lse": True, "reduction": "none"},
+    "z-loss": {"lse_square_scale": 0.2},
+    "z-loss ignore": {"lse_square_scale": 0.2, "ignore_index": 0},
+    "all": {"lse_square_scale": 0.2, "return_lse": True, "label_smoothing": 0.3},
+}
+PROBABILITY_OPTIONS = {
+    name: options for name, options in OPTIONS.items() if "ignore_index" not in options
+}
+SHAPES = ((3, 4), (4,), (2, 3, 2))
+CHECKS = {
+    "gradient": gradcheck,
+    "forward mode": lambda *args: gradcheck(*args, check_forward_ad=True, check_backward_ad=False),
+    "second order": gradgradcheck,
+    "forward over reverse": lambda *args: gradgradcheck(*args, check_fwd_over_rev=True),
+}
+checks = pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
+
+
+def class_weight(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.linspace(0.5, 1.5, shape[0] if len(shape) == 1 else shape[1], dtype=dtype)
+
+
+@checks
+@shapes
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_input(options, weighted, shape, check):
+    target = indices(shape)
+    weight = class_weight(shape) if weighted else None
+    input = logits(shape, torch.float64).requires_grad_()
+    assert check(lambda x: mx.cross_entropy(x, target, weight, **options), (input,))
+
+
+@checks
+@shapes
+@pytest.mark.parametrize("options", PROBABILITY_OPTIONS.values(), ids=PROBABILITY_OPTIONS)
+def test_input_probabilities_and_weight(options, shape, check):
+    arguments = (
+        logits(shape, torch.float64),
+        probabilities(shape, torch.float64),
+        class_weight(shape),
+    )
+    for argument in arguments:
+        argument.requires_grad_()
+    assert check(lambda x, q, w: mx.cross_entropy(x, q, w, **options), arguments)
+
+
+@pytest.mark.parametrize("needed", ["target", "weight", "target and weight", "input and weight"])
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_of_probabilities_and_weight_as_torch(dtype, reduction, needed):
+    shape = (6, 5, 3)
+    results = []
+    for function in (mx.cross_entropy, F.cross_entropy):
+        arguments = {
+            "input": logits(shape, dtype),
+            "target": probabilities(shape, dtype),
+            "weight": class_weight(shape, dtype),
+        }
+        leaves = [arguments[name].requires_grad_() for name in needed.split(" and ")]
+        loss = function(**arguments, reduction=reduction, label_smoothing=0.2)
+        results.append(torch.autograd.grad(loss.square().sum(), leaves))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("kind", ["indices", "probabilities"])
+def test_double_backward_as_torch(kind, reduction):
+    shape = (6, 5)
+    target = indices(shape) if kind == "indices" else probabilities(shape, torch.float64)
+    results = []
+    for function in (mx.cross_entropy, F.cross_entropy):
+        input = logits(shape, torch.float64).requires_grad_()
+        loss = function(input, target, reduction=reduction).square().sum()
+        (gradient,) = torch.autograd.grad(loss, input, create_graph=True)
+        results.append((gradient, *torch.autograd.grad(gradient.square().sum(), input)))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_a_graph_that_is_kept_gives_the_same_again(reduction, scale, dtype):
+    input = logits((6, 5), dtype).requires_grad_()
+    loss = mx.cross_entropy(input, indices((6, 5)), reduction=reduction).sum() * scale
+    first, second, third = (
+        torch.autograd.grad(loss, input, retain_graph=True)[0] for _ in range(3)
+    )
+    assert torch.equal(first, second)
+    assert torch.equal(first, third)
+    assert len({tensor.data_ptr() for tensor in (first, second, third)}) == 3
+
+
+def test_gradients_add_up():
+    input = logits((6, 5), torch.float32).requires_grad_()
+    mx.cross_entropy(input, indices((6, 5))).backward()
+    once = input.grad.clone()
+    mx.cross_entropy(input, indices((6, 5))).backward()
+    torch.testing.assert_close(input.grad, 2 * once)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -2.5, torch.nan])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_upstream_gradient(reduction, value):
+    grads = []
+    for function in (mx.cross_entropy, F.cross_entropy):
+        input = logits((6, 5), torch.float32).requires_grad_()
+        loss = function(input, indices((6, 5)), reduction=reduction)
+        grads += torch.autograd.grad(loss, input, torch.tensor(value))
+    torch.testing.assert_close(*grads, equal_nan=True)
+
+
+def test_small_gradients_in_float16_survive_a_loss_scale():
+    # 1/N p is below float16's least number before the upstream gradient is there.
+    input = torch.zeros(4096, 4, dtype=torch.float16)
+    input[:, 0] = -8
+    target = torch.ones(4096, dtype=torch.int64)
+    input.requires_grad_()
+    loss = mx.cross_entropy(input, target).float() * 2.0**15
+    (actual,) = torch.autograd.grad(loss, input)
+    exact = input.detach().double().requires_grad_()
+    (expected,) = torch.autograd.grad(F.cross_entropy(exact, target) * 2.0**15, exact)
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-3, atol=0)
+
+
+def test_saved_inputs_must_not_change():
+    input = logits((6, 5), torch.float32).requires_grad_()
+    hidden = input * 1
+    losses = mx.cross_entropy(hidden, indices((6, 5)), reduction="none")
+    hidden.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        losses.sum().backward()
+
+
+@pytest.mark.parametrize("way", ["is_grads_batched", "vmap"])
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_batched_upstream_gradients(reduction, way):
+    results = []
+    for function in (mx.cross_entropy, F.cross_entropy):
+        input = logits((6, 5), torch.float64).requires_grad_()
+        loss = function(input, indices((6, 5)), reduction=reduction)
+        grads = torch.linspace(0.5, 2, 3 * loss.numel(), dtype=torch.float64)
+        grads = grads.view(3, *loss.shape)
+        if way == "vmap":
+            pull = partial(torch.autograd.grad, loss, input)
+            results.append(torch.func.vmap(pull)(grads))
+        else:
+            results.append(torch.autograd.grad(loss, input, grads, is_grads_batched=True))
+    torch.testing.assert_close(*results)
+
+
+# ---- torch.func ----
+
+FUNC_OPTIONS = {
+    **{name: OPTIONS[name] for name in ("mean", "sum", "none", "smoothing")},
+    "weight": {"weight": torch.linspace(0.5, 1.5, 5, dtype=torch.float64)},
+    "ignore": {"ignore_index": 1},
+    "weight ignore": {
+        "weight": torch.linspace(0.5, 1.5, 5, dtype=torch.float64),
+        "ignore_index": 1,
+    },
+}
+SAMPLES = {"one row": (5,), "rows": (4, 5), "pixels": (2, 5, 3), "volume": (2, 5, 3, 2)}
+func_options = pytest.mark.parametrize("options", FUNC_OPTIONS.values(), ids=FUNC_OPTIONS)
+samples = pytest.mark.parametrize("shape", SAMPLES.values(), ids=SAMPLES)
+kinds = pytest.mark.parametrize("kind", ["indices", "probabilities"])
+
+
+def make_target(kind: str, shape: tuple[int, ...], seed: int = 1) -> Tensor:
+    if kind == "indices":
+        return indices(shape, seed=seed)
+    return probabilities(shape, torch.float64, seed)
+
+
+def skip_unsupported(kind: str, options: dict) -> None:
+    if kind == "probabilities" and "ignore_index" in options:
+        pytest.skip("ignore_index is for class indices")
+
+
+def batch(kind: str, shape: tuple[int, ...], size: int = 3) -> tuple[Tensor, Tensor]:
+    input = torch.stack([logits(shape, torch.float64, seed) for seed in range(size)])
+    return input, torch.stack([make_target(kind, shape, seed) for seed in range(size)])
+
+
+@kinds
+@samples
+@func_options
+def test_func_grad(options, shape, kind):
+    skip_unsupported(kind, options)
+    target = make_target(kind, shape)
+    input = logits(shape, torch.float64)
+    actual, expected = (
+        torch.func.grad(lambda x, f=f: f(x, target, **options).sum())(input)
+        for f in (mx.cross_entropy, F.cross_entropy)
+    )
+    torch.testing.assert_close(actual, expected)
+
+
+@kinds
+@samples
+@func_options
+def test_per_sample_gradients(options, shape, kind):
+    skip_unsupported(kind, options)
+    inputs, targets = batch(kind, shape)
+
+    def loss(input: Tensor, target: Tensor) -> Tensor:
+        return mx.cross_entropy(input, target, **options).square().sum()
+
+    actual = torch.func.vmap(torch.func.grad(loss))(inputs, targets)
+    expected = []
+    for input, target in zip(inputs, targets, strict=True):
+        input = input.detach().requires_grad_()
+        total = F.cross_entropy(input, target, **options).square().sum()
+        expected += torch.autograd.grad(total, input)
+    torch.testing.assert_close(actual, torch.stack(expected))
+
+
+IN_DIMS = {
+    "both": (0, 0, None),
+    "last dimension": (-1, -1, None),
+    "input alone": (0, None, None),
+    "target alone": (None, 0, None),
+    "weight alone": (None, None, 0),
+    "input and weight": (0, None, 0),
+    "all": (0, 0, 1),
+}
+
+
+@kinds
+@samples
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("in_dims", IN_DIMS.values(), ids=IN_DIMS)
+def test_vmap(in_dims, reduction, shape, kind):
+    inputs, targets = batch(kind, shape)
+    weights = torch.rand(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    stacked = [
+        tensor[0] if dim is None else tensor.movedim(0, dim)
+        for tensor, dim in zip((inputs, targets, weights), in_dims, strict=True)
+    ]
+    samples = [
+        [
+            tensor[0 if dim is None else i]
+            for dim, tensor in zip(in_dims, (inputs, targets, weights), strict=True)
+        ]
+        for i in range(3)
+    ]
+
+    def loss_and_lse(input, target, weight):
+        return mx.cross_entropy(input, target, weight, reduction=reduction, return_lse=True)
+
+    actual = torch.func.vmap(loss_and_lse, in_dims)(*stacked)
+    losses = [F.cross_entropy(x, t, w, reduction=reduction) for x, t, w in samples]
+    lses = [x.logsumexp(0 if x.dim() == 1 else 1) for x, _, _ in samples]
+    torch.testing.assert_close(actual, (torch.stack(losses), torch.stack(lses)))
+
+
+@kinds
+@pytest.mark.parametrize("in_dims", IN_DIMS.values(), ids=IN_DIMS)
+def test_vmap_of_gradients(in_dims, kind):
+    inputs, targets = batch(kind, (4, 5))
+    weights = torch.rand(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    stacked = [
+        tensor[0] if dim is None else tensor.movedim(0, dim)
+        for tensor, dim in zip((inputs, targets, weights), in_dims, strict=True)
+    ]
+    actual, expected = (
+        torch.func.vmap(torch.func.grad(f), in_dims)(*stacked)
+        for f in (mx.cross_entropy, F.cross_entropy)
+    )
+    torch.testing.assert_close(actual, expected)
+
+
+@kinds
+@samples
+@func_options
+def test_jvp(options, shape, kind):
+    skip_unsupported(kind, options)
+    target = make_target(kind, shape)
+    input, tangent = logits(shape, torch.float64), logits(shape, torch.float64, seed=5)
+    actual, expected = (
+        torch.func.jvp(lambda x, f=f: f(x, target, **options), (input,), (tangent,))
+        for f in (mx.cross_entropy, F.cross_entropy)
+    )
+    torch.testing.assert_close(actual, expected)
+
+
+@kinds
+@samples
+@pytest.mark.parametrize(
+    "transform", ["jacrev", "jacfwd", "hessian", "nested grad", "vmap of hessian"]
+)
+def test_higher_transforms(transform, shape, kind):
+    target = make_target(kind, shape)
+
+    def derive(function):
+        def loss(x: Tensor) -> Tensor:
+            return function(x, target, label_smoothing=0.1)
+
+        transforms = {
+            "jacrev": torch.func.jacrev(lambda x: function(x, target, reduction="none")),
+            "jacfwd": torch.func.jacfwd(lambda x: function(x, target, reduction="none")),
+            "hessian": torch.func.hessian(loss),
+            "nested grad": torch.func.grad(lambda x: torch.func.grad(loss)(x).square().sum()),
+            "vmap of hessian": torch.func.vmap(torch.func.hessian(loss)),
+        }
+        input = logits(shape, torch.float64)
+        return transforms[transform](input.expand(2, *shape) if "vmap" in transform else input)
+
+    torch.testing.assert_close(derive(mx.cross_entropy), derive(F.cross_entropy))
+
+
+def test_nested_vmap():
+    inputs = logits((2, 3, 4, 5), torch.float64)
+    targets = torch.stack([torch.stack([indices((4, 5), seed=i)] * 3) for i in range(2)])
+    actual, expected = (
+        torch.func.vmap(torch.func.vmap(f))(inputs, targets)
+        for f in (mx.cross_entropy, F.cross_entropy)
+    )
+    torch.testing.assert_close(actual, expected)
+
+
+def test_vmap_over_narrow_types():
+    inputs = logits((3, 4, 5), torch.bfloat16)
+    targets = torch.stack([indices((4, 5), torch.uint8, seed) for seed in range(3)])
+    gradients = torch.func.vmap(torch.func.grad(mx.cross_entropy))(inputs, targets)
+    for gradient, input, target in zip(gradients, inputs, targets, strict=True):
+        input = input.detach().requires_grad_()
+        (expected,) = torch.autograd.grad(mx.cross_entropy(input, target), input)
+        torch.testing.assert_close(gradient, expected)
