@@ -1,0 +1,30 @@
+"""The page about the bench: its code runs, and prints what the page says it prints."""
+
+import contextlib
+import io
+import re
+
+from support_cuda import KERNELS, needs_nvcc
+
+PAGE = KERNELS.parents[2] / "docs" / "cuda-test-bench.md"
+
+
+def without_registers(text):
+    """Another version of nvcc may choose others."""
+    return re.sub(r"%\w+", "%", text)
+
+
+@needs_nvcc
+def test_the_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names, printed = {}, ""
+    for language, code in re.findall(r"^```(\w+)\n(.*?)^```", PAGE.read_text(), re.M | re.S):
+        if language == "cuda":
+            (tmp_path / re.match(r"// (\S+)", code)[1]).write_text(code)
+        elif language == "python":
+            output = io.StringIO()
+            with contextlib.redirect_stdout(output):
+                exec(code, names)
+            printed = output.getvalue()
+        else:
+            assert without_registers(printed) == without_registers(code)
