@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
+NATIVE := $(shell find csrc tests/cuda tests/sanitize -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: help build train test lint format benchmark clean
 
@@ -30,8 +31,8 @@ $(BIN)/.built: $(BIN)/.torch $(SOURCES)
 build: $(BIN)/.built
 
 train: build
-	@echo "==> training the names network, H = 200, 10,000 steps, on the fused kernels"
-	$(BIN)/makemore-ext train --backend fused --steps 10000 --threads 1  # too small a network for more
+	@echo "==> training the names network, H = 200, 10,000 steps, each of them one native call"
+	$(BIN)/makemore-ext train
 	@echo "==> comparing the training backends"
 	$(BIN)/makemore-ext compare
 
@@ -40,7 +41,7 @@ lint: build
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $$(find csrc -type f)
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
 
 test: lint
 	@echo "==> running the tests"
@@ -49,11 +50,12 @@ test: lint
 format: build
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-	$(BIN)/clang-format -i $$(find csrc -type f)
+	$(BIN)/clang-format -i $(NATIVE)
 
 benchmark: build
 	@echo "==> measuring (several minutes; leave the machine alone meanwhile)"
 	$(BIN)/makemore-ext compare --json benchmarks/results/compare.json --plot benchmarks/results/compare.png
+	$(BIN)/python benchmarks/training_step.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info makemore_ext/*.so .mypy_cache .pytest_cache .ruff_cache

@@ -1,13 +1,15 @@
-"""`makemore-ext compare`: the training backends side by side."""
+"""`makemore-ext compare`: the training backends side by side, and other frameworks."""
 
 import click
 import torch
 
 from ..makemore import BACKENDS, MLP, Dataset
 from ..makemore.comparison import JUDGED_STEPS, TOLERANCE, YARDSTICK, compare_backends
+from ..makemore.peers import installed_peers
 from . import options, output, plot
 
 BASELINES = ("manual", YARDSTICK)
+AVAILABLE = (*BACKENDS, *installed_peers())
 
 
 class BackendList(click.ParamType):
@@ -21,8 +23,8 @@ class BackendList(click.ParamType):
         """The names, or a usage error with those there are."""
         names = value.split(",")
         for name in names:
-            if name not in BACKENDS:
-                self.fail(f"{name!r} is not one of {', '.join(BACKENDS)}.", param, ctx)
+            if name not in AVAILABLE:
+                self.fail(f"{name!r} is not one of {', '.join(AVAILABLE)}.", param, ctx)
         return names
 
 
@@ -30,7 +32,7 @@ class BackendList(click.ParamType):
 @click.option(
     "--backends",
     type=BackendList(),
-    default=",".join(BACKENDS),
+    default=",".join(AVAILABLE),
     help="Which ones; autograd is always there to compare with.",
 )
 @click.option(
@@ -69,7 +71,8 @@ def compare(
 ) -> None:
     """Compare the training backends: losses and speed.
 
-    All begin with the same network and train on the same minibatches. Fails where a loss of the
+    All begin with the same network and train on the same minibatches. With the extra
+    `makemore-ext[peers]` torch.compile and JAX take part. Fails where a loss of the
     first 1,000 steps differs from autograd's by more than 1e-5 (float32) or 1e-12 (float64).
     """
     if rounds > steps:

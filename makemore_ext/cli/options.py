@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 import torch
 
-from ..makemore.model import SEED
+from .._network import SEED
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -24,7 +24,7 @@ class Interrupted(click.ClickException):
 @click.option(
     "--backend",
     type=click.Choice(list(BACKENDS)),
-    default="fused",
+    default="fused_mlp",
     help="How the gradients of a step are found.",
 )
 @click.option(
@@ -77,7 +77,7 @@ class Interrupted(click.ClickException):
 )
 @options.json_file
 @options.plot_file
-@options.threads()
+@options.threads(default=1)
 @click.pass_context
 def train(
     ctx: click.Context,

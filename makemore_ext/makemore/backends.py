@@ -1,4 +1,4 @@
-"""The loss and the gradients of one training step, found in four ways.
+"""The loss and the gradients of one training step, found in five ways.
 
 Every backend takes the network's parameters and a minibatch, x int64 [n, K] and y int64 [n] with
 n at least 2, and returns the loss (0-d, detached) and the gradient of every parameter. The results
@@ -15,6 +15,7 @@ from .. import reference
 from ..batch_norm import batch_norm
 from ..cross_entropy import cross_entropy
 from ..embedding import embedding
+from ..fused_mlp import FusedMLP
 from ..reference import EPS, Parameters
 
 LossAndGradients = tuple[Tensor, Parameters]
@@ -113,13 +114,17 @@ def _by_hand(
 
 def autograd(parameters: Parameters, x: Tensor, y: Tensor) -> LossAndGradients:
     """Eager torch; the parameters must require grad."""
+    return _with_gradients(autograd_loss(parameters, x, y), parameters)
+
+
+def autograd_loss(parameters: Parameters, x: Tensor, y: Tensor) -> Tensor:
+    """The loss in torch's own functions, to be differentiated."""
     C, W1, b1, W2, b2, bngain, bnbias = parameters
     hprebn = torch.addmm(b1, F.embedding(x, C).flatten(1), W1)
     # F.batch_norm normalises with the biased variance, so this is written out.
     bnvar, bnmean = torch.var_mean(hprebn, 0, correction=1)
     hpreact = bngain * ((hprebn - bnmean) * torch.rsqrt(bnvar + EPS)) + bnbias
-    logits = torch.addmm(b2, torch.tanh(hpreact), W2)
-    return _with_gradients(F.cross_entropy(logits, y), parameters)
+    return F.cross_entropy(torch.addmm(b2, torch.tanh(hpreact), W2), y)
 
 
 def fused(parameters: Parameters, x: Tensor, y: Tensor) -> LossAndGradients:
@@ -133,6 +138,11 @@ def fused(parameters: Parameters, x: Tensor, y: Tensor) -> LossAndGradients:
     return _with_gradients(cross_entropy(logits, y), parameters)
 
 
+def fused_mlp(parameters: Parameters, x: Tensor, y: Tensor) -> LossAndGradients:
+    """One native call. `Trainer` has it take the whole step, and many of them, instead."""
+    return FusedMLP.from_parameters(parameters).loss_and_gradients(x, y)
+
+
 def _with_gradients(loss: Tensor, parameters: Parameters) -> LossAndGradients:
     return loss.detach(), Parameters(*torch.autograd.grad(loss, parameters))
 
@@ -142,4 +152,5 @@ BACKENDS: dict[str, Backend] = {
     "vectorized": vectorized,
     "autograd": autograd,
     "fused": fused,
+    "fused_mlp": fused_mlp,
 }

@@ -10,6 +10,7 @@ import torch
 from .backends import BACKENDS
 from .data import Windows
 from .model import MLP
+from .peers import PEERS, PeerTrainer
 from .training import Trainer
 
 YARDSTICK = "autograd"
@@ -22,7 +23,7 @@ class BackendRun:
     """One backend's training run.
 
     Attributes:
-        backend: a key of `BACKENDS`.
+        backend: a key of `BACKENDS` or `PEERS`.
         losses: the minibatch loss of every step.
         round_seconds: the seconds a step took, one value a round.
         maxdiff: the largest absolute difference of a loss to autograd's at the same step, over the
@@ -65,7 +66,7 @@ def compare_backends(
     Args:
         model: where every copy begins; left as it is.
         windows: x, int64 [N, K], and y, int64 [N], to draw the minibatches from.
-        backends: keys of `BACKENDS`; autograd runs in any case.
+        backends: keys of `BACKENDS` or `PEERS`; autograd runs in any case.
         steps: for each backend, at least `rounds`.
         rounds: at least 1.
         batch_size: see `Trainer`.
@@ -79,14 +80,7 @@ def compare_backends(
         raise ValueError(f"rounds: must be from 1 to steps ({steps}), got {rounds}")
     names = list(dict.fromkeys([*backends, YARDSTICK]))
     trainers = {
-        name: Trainer(
-            MLP.from_state_dict(model.state_dict()),
-            windows,
-            torch.Generator().manual_seed(seed),
-            backend=name,
-            batch_size=batch_size,
-            lr=lr,
-        )
+        name: make_trainer(name, model, windows, batch_size=batch_size, lr=lr, seed=seed)
         for name in names
     }
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -106,6 +100,23 @@ def compare_backends(
         maxdiff = _maxdiff(losses[:JUDGED_STEPS], expected[:JUDGED_STEPS])
         runs.append(BackendRun(name, losses, seconds[name], maxdiff, maxdiff <= tolerance))
     return runs
+
+
+def make_trainer(
+    name: str, model: MLP, windows: Windows, *, batch_size: int, lr: float, seed: int
+) -> Trainer | PeerTrainer:
+    """What trains a copy of the model with a backend or a peer; see `compare_backends`."""
+    generator = torch.Generator().manual_seed(seed)
+    if name in PEERS:
+        return PeerTrainer(PEERS[name](model, windows), windows, generator, batch_size, lr)
+    return Trainer(
+        MLP.from_state_dict(model.state_dict()),
+        windows,
+        generator,
+        backend=name,
+        batch_size=batch_size,
+        lr=lr,
+    )
 
 
 def _maxdiff(losses: Sequence[float], expected: Sequence[float]) -> float:

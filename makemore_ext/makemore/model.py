@@ -1,6 +1,5 @@
 """The character-level network: embedding, linear, batch norm, tanh, linear."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -8,9 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._network import check_shape, initialize, sizes_of
 from ..reference import Parameters
-
-SEED = 2147483647
 
 
 @dataclass(eq=False)
@@ -44,20 +42,12 @@ class MLP:
     bnvar: Tensor | None = None
 
     def __post_init__(self) -> None:
-        C, W1 = self.C.shape, self.W1.shape
-        if len(C) != 2 or len(W1) != 2 or 0 in (*C, *W1) or W1[0] % C[1]:
-            raise ValueError(f"C, W1: must be [V, D] and [K·D, H], got {[*C]}, {[*W1]}")
-        V, H = self.vocabulary_size, self.hidden
-        shapes = {"b1": (H,), "W2": (H, V), "b2": (V,), "bngain": (H,), "bnbias": (H,)}
+        H = sizes_of(self.parameters()).hidden
         if self.bnmean is not None or self.bnvar is not None:
-            shapes |= {"bnmean": (H,), "bnvar": (H,)}
-        for name, shape in shapes.items():
-            tensor = getattr(self, name)
-            if tensor is None or tensor.shape != shape:
-                got = None if tensor is None else [*tensor.shape]
-                raise ValueError(f"{name}: must be of shape {[*shape]}, got {got}")
+            check_shape("bnmean", self.bnmean, (H,))
+            check_shape("bnvar", self.bnvar, (H,))
         dtypes = {tensor.dtype for tensor in self.state_dict().values()}
-        if dtypes not in ({torch.float32}, {torch.float64}):
+        if len(dtypes) > 1:
             raise ValueError(f"dtype: must be float32 or float64 throughout, got {dtypes}")
 
     @classmethod
@@ -94,30 +84,7 @@ class MLP:
             "embedding": embedding,
             "hidden": hidden,
         }
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name}: must be at least 1, got {size}")
-        if dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"dtype: must be float32 or float64, got {dtype}")
-        generator = torch.Generator().manual_seed(SEED) if generator is None else generator
-
-        def normal(rows: int, columns: int, scale: float) -> Tensor:
-            drawn = torch.randn(rows, columns, dtype=torch.float32, generator=generator)
-            return (drawn * scale).to(dtype).requires_grad_()
-
-        def constant(size: int, value: float) -> Tensor:
-            return torch.full((size,), value, dtype=dtype, requires_grad=True)
-
-        fan_in = context * embedding
-        return cls(
-            C=normal(vocabulary_size, embedding, 1.0),
-            W1=normal(fan_in, hidden, 5 / 3 / math.sqrt(fan_in)),
-            b1=constant(hidden, 0.0),
-            W2=normal(hidden, vocabulary_size, 0.01 / math.sqrt(hidden)),
-            b2=constant(vocabulary_size, 0.0),
-            bngain=constant(hidden, 1.0),
-            bnbias=constant(hidden, 0.0),
-        )
+        return cls(*initialize(sizes, dtype, generator))
 
     @property
     def vocabulary_size(self) -> int:

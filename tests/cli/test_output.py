@@ -11,7 +11,8 @@ from makemore_ext.__main__ import main
 from makemore_ext.cli import cli
 from makemore_ext.cli.output import write_json
 
-COMPARE = ["compare", "--steps", "2", "--rounds", "1", "--hidden", "8", "--data", "{names}"]
+COMPARE = ["compare", "--backends", "fused", "--steps", "2", "--rounds", "1", "--hidden", "8"]
+COMPARE += ["--data", "{names}"]
 TRAIN = ["train", "--steps", "2", "--hidden", "8", "--data", "{names}"]
 COMMANDS = [["check"], ["info"], ["sample", "--checkpoint", "{checkpoint}"], COMPARE, TRAIN]
 

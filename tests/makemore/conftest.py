@@ -3,8 +3,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
+from makemore_ext._network import SEED
 from makemore_ext.makemore import MLP, Dataset, Trainer
-from makemore_ext.makemore.model import SEED
 
 
 @pytest.fixture(autouse=True)

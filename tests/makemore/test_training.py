@@ -33,14 +33,16 @@ def test_learning_rate(step, options, expected):
 
 
 def test_first_10_000_steps_on_the_names_of_the_package(make_trainer, dataset):
-    trainer = make_trainer("autograd", hidden=200)
-    trainer.train(10_000)
-    calibrate(trainer.model, dataset.train[0])
     splits = (dataset.train, dataset.validation, dataset.test)
-    assert trainer.losses[0] == pytest.approx(3.296, abs=5e-4)
-    assert [loss(trainer.model, *windows) for windows in splits] == pytest.approx(
-        [2.266, 2.293, 2.281], abs=0.02
-    )
+    found = {}
+    for backend in ("autograd", "fused_mlp"):
+        trainer = make_trainer(backend, hidden=200)
+        trainer.train(10_000)
+        calibrate(trainer.model, dataset.train[0])
+        assert trainer.losses[0] == pytest.approx(3.296, abs=5e-4)
+        found[backend] = [loss(trainer.model, *windows) for windows in splits]
+    assert found["autograd"] == pytest.approx([2.266, 2.293, 2.281], abs=0.02)
+    assert found["fused_mlp"] == pytest.approx(found["autograd"], abs=0.002)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -144,7 +146,7 @@ def test_training_in_a_thread(make_trainer):
     [
         (
             {"backend": "jax"},
-            "backend: must be one of manual, vectorized, autograd, fused, got 'jax'",
+            "backend: must be one of manual, vectorized, autograd, fused, fused_mlp, got 'jax'",
         ),
         ({"batch_size": 1}, "batch_size: must be an integer >= 2, got 1"),
         ({"batch_size": 32.0}, "batch_size: must be an integer >= 2, got 32.0"),
