@@ -1,6 +1,6 @@
 """Calling an autograd Function without the overhead that small tensors feel."""
 
-from functools import cache
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,17 +22,14 @@ def is_batched(grad: Tensor) -> bool:
     return not is_eager() or torch._C._functorch.is_legacy_batchedtensor(grad)
 
 
-def apply(function: type[torch.autograd.Function], *inputs: Any) -> Any:
-    """`function.apply(*inputs)`, at about half the cost in eager mode.
+def applier(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """`function.apply`, in eager mode at about half the cost.
 
     A Function with setup_context, which torch.func needs, has its arguments bound by
-    inspect.signature at every call. Its twin in the older style has not.
+    inspect.signature at every call: its twin in the older style has not. One with a jvp, which
+    forward-mode AD needs, is none that torch.compile traces.
     """
-    return (_eager_twin(function) if is_eager() else function).apply(*inputs)
 
-
-@cache
-def _eager_twin(function: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
     class Eager(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, *inputs: Any) -> Any:
@@ -42,5 +39,18 @@ def _eager_twin(function: type[torch.autograd.Function]) -> type[torch.autograd.
 
         backward = function.backward
 
-    Eager.__name__ = Eager.__qualname__ = function.__name__
-    return Eager
+    class WithoutJVP(torch.autograd.Function):
+        generate_vmap_rule = function.generate_vmap_rule
+        forward = function.forward
+        setup_context = function.setup_context
+        backward = function.backward
+
+    for twin in (Eager, WithoutJVP):
+        twin.__name__ = twin.__qualname__ = function.__name__
+
+    def apply(*inputs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return WithoutJVP.apply(*inputs)
+        return (Eager if is_eager() else function).apply(*inputs)
+
+    return apply

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from makemore_ext._function import apply
+from makemore_ext._function import applier
 from makemore_ext._native import operators
 from makemore_ext._validation import check_floating, check_vector
 
@@ -83,6 +83,9 @@ class BatchNormFunction(torch.autograd.Function):
             grad_bias if ctx.needs_input_grad[2] else None,
             *(None,) * 6,
         )
+
+
+apply = applier(BatchNormFunction)
 
 
 def differentiable_gradients(
@@ -178,7 +181,7 @@ def batch_norm(
     if torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in (input, weight, bias)
     ):
-        output, statistics = apply(BatchNormFunction, *arguments)
+        output, statistics = apply(*arguments)
     else:
         output, statistics = operators.batch_norm_forward.default(*arguments)
     if training and running_mean is not None and running_var is not None:

@@ -17,7 +17,7 @@ from makemore_ext._cross_entropy_transforms import (
     gradients,
     tangents,
 )
-from makemore_ext._function import apply, is_batched, is_eager
+from makemore_ext._function import applier, is_batched, is_eager
 from makemore_ext._native import operators
 
 
@@ -97,6 +97,9 @@ class CrossEntropyFunction(torch.autograd.Function):
     def jvp(ctx: Any, *input_tangents: Any) -> tuple[Tensor | None, ...]:
         primals = ctx.saved_tensors
         return (*tangents(primals, input_tangents[:3], ctx.options), None, None)
+
+
+apply = applier(CrossEntropyFunction)
 
 
 class GradientInForward(torch.autograd.Function):
@@ -228,9 +231,7 @@ def cross_entropy(
         loss = GradientInForward.apply(input, target, weight, options)
     else:
         inplace_backward = inplace_backward and eager
-        loss, lse, *_ = apply(
-            CrossEntropyFunction, input, target, weight, options, inplace_backward
-        )
+        loss, lse, *_ = apply(input, target, weight, options, inplace_backward)
     if loss.dtype != dtype and not torch.is_autocast_enabled(input.device.type):
         loss = loss.to(dtype)
     return (loss, lse) if return_lse else loss

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from makemore_ext._function import apply
+from makemore_ext._function import applier
 from makemore_ext._native import operators
 from makemore_ext._validation import check_floating
 
@@ -32,6 +32,9 @@ class EmbeddingFunction(torch.autograd.Function):
         (input,) = ctx.saved_tensors
         grad_output = grad_outputs[0].reshape(input.numel(), ctx.embedding_dim)
         return None, apply(_EmbeddingBackward, grad_output, input.reshape(-1), ctx.num_embeddings)
+
+
+apply = applier(EmbeddingFunction)
 
 
 class _EmbeddingBackward(torch.autograd.Function):
@@ -72,7 +75,7 @@ def embedding(input: Tensor, weight: Tensor) -> Tensor:
     if not isinstance(input, Tensor) or input.dtype != torch.int64:
         kind = input.dtype if isinstance(input, Tensor) else type(input).__name__
         raise NotImplementedError(f"input must be an int64 Tensor, got {kind}")
-    return apply(EmbeddingFunction, input, weight)
+    return apply(input, weight)
 
 
 @torch.library.register_fake("makemore_ext::embedding_backward")
