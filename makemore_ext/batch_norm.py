@@ -85,7 +85,7 @@ class BatchNormFunction(torch.autograd.Function):
         )
 
 
-apply = applier(BatchNormFunction)
+_apply = applier(BatchNormFunction)
 
 
 def differentiable_gradients(
@@ -181,7 +181,7 @@ def batch_norm(
     if torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in (input, weight, bias)
     ):
-        output, statistics = apply(*arguments)
+        output, statistics = _apply(*arguments)
     else:
         output, statistics = operators.batch_norm_forward.default(*arguments)
     if training and running_mean is not None and running_var is not None:

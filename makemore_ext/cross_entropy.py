@@ -99,7 +99,7 @@ class CrossEntropyFunction(torch.autograd.Function):
         return (*tangents(primals, input_tangents[:3], ctx.options), None, None)
 
 
-apply = applier(CrossEntropyFunction)
+_apply = applier(CrossEntropyFunction)
 
 
 class GradientInForward(torch.autograd.Function):
@@ -231,7 +231,7 @@ def cross_entropy(
         loss = GradientInForward.apply(input, target, weight, options)
     else:
         inplace_backward = inplace_backward and eager
-        loss, lse, *_ = apply(input, target, weight, options, inplace_backward)
+        loss, lse, *_ = _apply(input, target, weight, options, inplace_backward)
     if loss.dtype != dtype and not torch.is_autocast_enabled(input.device.type):
         loss = loss.to(dtype)
     return (loss, lse) if return_lse else loss

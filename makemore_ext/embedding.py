@@ -31,10 +31,10 @@ class EmbeddingFunction(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, Tensor]:
         (input,) = ctx.saved_tensors
         grad_output = grad_outputs[0].reshape(input.numel(), ctx.embedding_dim)
-        return None, apply(_EmbeddingBackward, grad_output, input.reshape(-1), ctx.num_embeddings)
+        return None, _apply_backward(grad_output, input.reshape(-1), ctx.num_embeddings)
 
 
-apply = applier(EmbeddingFunction)
+_apply = applier(EmbeddingFunction)
 
 
 class _EmbeddingBackward(torch.autograd.Function):
@@ -52,6 +52,9 @@ class _EmbeddingBackward(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         (indices,) = ctx.saved_tensors
         return EmbeddingFunction.apply(indices, grad_outputs[0]), None, None
+
+
+_apply_backward = applier(_EmbeddingBackward)
 
 
 def embedding(input: Tensor, weight: Tensor) -> Tensor:
@@ -75,7 +78,7 @@ def embedding(input: Tensor, weight: Tensor) -> Tensor:
     if not isinstance(input, Tensor) or input.dtype != torch.int64:
         kind = input.dtype if isinstance(input, Tensor) else type(input).__name__
         raise NotImplementedError(f"input must be an int64 Tensor, got {kind}")
-    return apply(input, weight)
+    return _apply(input, weight)
 
 
 @torch.library.register_fake("makemore_ext::embedding_backward")
