@@ -61,7 +61,7 @@ FORM_MISTAKES = [
 ]
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _names_read_once():
     """The embedded names, read once for all tests of this file."""
     dataset = Dataset.load()
