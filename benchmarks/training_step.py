@@ -149,7 +149,11 @@ def measure(case: str, frameworks: list[str], rounds: int, seconds: float) -> di
 
 def fma_rate(capability: str) -> float:
     """Floating-point operations a second of one core, in the vectors that the kernels use."""
-    flags = {"avx2": ["-mavx2", "-mfma", "-DVECTOR_BYTES=32"], "default": ["-DVECTOR_BYTES=16"]}
+    flags = {
+        "avx512": ["-mavx512f", "-mfma", "-DVECTOR_BYTES=64"],
+        "avx2": ["-mavx2", "-mfma", "-DVECTOR_BYTES=32"],
+        "default": ["-DVECTOR_BYTES=16"],
+    }
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder, "fma_rate")
         compiler = os.environ.get("CXX", "c++").split()

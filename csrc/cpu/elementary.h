@@ -164,7 +164,7 @@ inline Vec<T> tanh(Vec<T> x) {
   const Vec<Bits<T>> sign = bit_cast<Vec<Bits<T>>>(x) & std::numeric_limits<Bits<T>>::min();
   const Vec<T> magnitude = bit_cast<Vec<T>>(bit_cast<Vec<Bits<T>>>(x) ^ sign);
   const ReducedExp<T> exp_twice(magnitude > T(30) ? broadcast(T(60)) : magnitude + magnitude);
-  const Vec<T> far = T(1) - T(2) / (exp_twice.normal() + T(1));
+  const Vec<T> far = T(1) - T(2) * reciprocal<T>(exp_twice.normal() + T(1));
   const Vec<T> signed_far = bit_cast<Vec<T>>(bit_cast<Vec<Bits<T>>>(far) | sign);
   return magnitude < T(0.65) ? near_zero : signed_far;
 }

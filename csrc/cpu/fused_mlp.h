@@ -235,11 +235,8 @@ class MLPStep {
   }
 
   double cross_entropy() const {
-    for_each_piece(n, 16, n * V, [&](int64_t, int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        w.losses[i] = cross_entropy_row<T>(w.logits.row(i), padded<T>(V), w.target[i],
-                                           static_cast<double>(n));
-      }
+    for_each_piece(n, kLossRows, n * V, [&](int64_t, int64_t begin, int64_t end) {
+      cross_entropy_rows<T>(w.logits, w.target, begin, end, w.losses);
     });
     double sum = 0;
     for (int64_t i = 0; i < n; ++i) {
@@ -274,17 +271,47 @@ class MLPStep {
 
 // parameter -= lr (momentum_buffer <- momentum momentum_buffer + gradient + weight_decay parameter)
 template <typename T>
-void descend(T* parameter, T* momentum_buffer, const T* gradient, int64_t count, T lr, T momentum,
-             T weight_decay) {
-  for (int64_t i = 0; i < count; ++i) {
-    T direction = gradient[i] + weight_decay * parameter[i];
-    if (momentum_buffer != nullptr) {
-      direction += momentum * momentum_buffer[i];
-      momentum_buffer[i] = direction;
+class Descent {
+ public:
+  Descent(double lr, const MLPDescent<T>& descent)
+      : lr_(static_cast<T>(lr)),
+        momentum_(static_cast<T>(descent.momentum)),
+        weight_decay_(static_cast<T>(descent.weight_decay)) {}
+
+  // Without momentum the buffer is null. Down the columns, a vector wide: a masked store at the end
+  // of a row would hold up the load of the next row, which begins beside it in memory.
+  void operator()(const Matrix<T>& gradient, T* parameter, T* momentum_buffer) const {
+    const int64_t columns = gradient.columns;
+    for (int64_t j = 0; j < columns; j += kLanes<T>) {
+      const int64_t count = std::min(kLanes<T>, columns - j);
+      for (int64_t row = 0; row < gradient.rows; ++row) {
+        const int64_t at = row * columns + j;
+        T* buffer = momentum_buffer == nullptr ? nullptr : momentum_buffer + at;
+        if (count == kLanes<T>) {
+          descend<false>(gradient.row(row) + j, parameter + at, buffer, count);
+        } else {
+          descend<true>(gradient.row(row) + j, parameter + at, buffer, count);
+        }
+      }
     }
-    parameter[i] -= lr * direction;
   }
-}
+
+ private:
+  T lr_;
+  T momentum_;
+  T weight_decay_;
+
+  template <bool partial>
+  void descend(const T* gradient, T* parameter, T* buffer, int64_t count) const {
+    const Vec<T> before = load_lanes<partial>(parameter, count, T(0));
+    Vec<T> direction = load_lanes<partial>(gradient, count, T(0)) + weight_decay_ * before;
+    if (buffer != nullptr) {
+      direction += momentum_ * load_lanes<partial>(buffer, count, T(0));
+      store_lanes<partial>(buffer, direction, count);
+    }
+    store_lanes<partial>(parameter, before - lr_ * direction, count);
+  }
+};
 
 template <typename T>
 int64_t fused_mlp_workspace(const MLPSizes& sizes, int64_t batch_size) {
@@ -313,16 +340,10 @@ void fused_mlp_train(const MLPTask<T>& task, const MLPDescent<T>& descent, T* lo
       step.prefetch(task.minibatches + (s + 1) * task.batch_size);
     }
     losses[s] = step.loss_and_gradients(task.minibatches + s * task.batch_size);
+    const Descent<T> descend(descent.lr[s], descent);
     for (int parameter = 0; parameter < kMLPParameters; ++parameter) {
-      const Matrix<T>& gradient = step.gradients()[parameter];
-      T* const buffer = descent.momentum_buffers[parameter];
-      for (int64_t row = 0; row < gradient.rows; ++row) {
-        const int64_t offset = row * gradient.columns;
-        descend<T>(task.parameters[parameter] + offset,
-                   buffer == nullptr ? nullptr : buffer + offset, gradient.row(row),
-                   gradient.columns, static_cast<T>(descent.lr[s]),
-                   static_cast<T>(descent.momentum), static_cast<T>(descent.weight_decay));
-      }
+      descend(step.gradients()[parameter], task.parameters[parameter],
+              descent.momentum_buffers[parameter]);
     }
   }
 }

@@ -7,9 +7,10 @@
 //
 //   dx = gain invstd (dz - sum dz / n - c invstd^2 sum(dz c) / (n - 1))
 //
-// The sums are kept in double.
+// Sums are kept in double, over the sums of a few neighbours: one conversion serves them all.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -41,6 +42,21 @@ struct HiddenLayer {
 
 inline constexpr double kBatchNormEps = 1e-5;
 
+// Adds up what `term(i, sums)` adds to each of `count` vectors for every row i of n.
+template <typename T, int count, typename Term>
+void sum_over_rows(int64_t n, Wide<T> (&sums)[count], const Term& term) {
+  constexpr int64_t kNeighbours = 4;
+  for (int64_t first = 0; first < n; first += kNeighbours) {
+    Vec<T> few[count] = {};
+    for (int64_t i = first; i < std::min(first + kNeighbours, n); ++i) {
+      term(i, few);
+    }
+    for (int v = 0; v < count; ++v) {
+      sums[v] = sums[v] + Wide<T>::from(few[v]);
+    }
+  }
+}
+
 inline Vec<double> narrow(Wide<double> wide) {
   return wide.part;
 }
@@ -54,13 +70,22 @@ inline Vec<float> narrow(Wide<float> wide) {
   return result;
 }
 
+// The lanes of adjacent vectors, one after another.
+template <typename T, int count>
+void spread(const Wide<T> (&sums)[count], double* values) {
+  for (int v = 0; v < count; ++v) {
+    sums[v].store(values + v * kLanes<T>);
+  }
+}
+
 // One panel of columns, through the forward pass.
 template <typename T>
 void hidden_forward(HiddenLayer<T> layer, int64_t column) {
   const int64_t n = layer.h.rows;
   Wide<T> sum[2];
-  for (int64_t i = 0; i < n; ++i) {
-    Vec<T> x[2] = {load(layer.b1 + column), load(layer.b1 + column + kLanes<T>)};
+  const Vec<T> b1[2] = {load(layer.b1 + column), load(layer.b1 + column + kLanes<T>)};
+  sum_over_rows<T>(n, sum, [&](int64_t i, Vec<T>(&few)[2]) {
+    Vec<T> x[2] = {b1[0], b1[1]};
     for (int64_t k = 0; k < layer.context; ++k) {
       const T* row = layer.table.row(layer.slot[i * layer.context + k]) + column;
       x[0] += load(row);
@@ -68,9 +93,9 @@ void hidden_forward(HiddenLayer<T> layer, int64_t column) {
     }
     for (int v = 0; v < 2; ++v) {
       store(layer.centred.row(i) + column + v * kLanes<T>, x[v]);
-      sum[v] = sum[v] + Wide<T>::from(x[v]);
+      few[v] += x[v];
     }
-  }
+  });
 
   // The mean in two parts: what is left of x - mean is exact but for the last subtraction.
   Vec<T> mean[2], rest[2];
@@ -80,18 +105,20 @@ void hidden_forward(HiddenLayer<T> layer, int64_t column) {
     rest[v] = narrow(exact - Wide<T>::from(mean[v]));
   }
   Wide<T> squares[2];
-  for (int64_t i = 0; i < n; ++i) {
+  sum_over_rows<T>(n, squares, [&](int64_t i, Vec<T>(&few)[2]) {
     T* row = layer.centred.row(i) + column;
     for (int v = 0; v < 2; ++v) {
       const Vec<T> centred = (load(row + v * kLanes<T>) - mean[v]) - rest[v];
       store(row + v * kLanes<T>, centred);
-      squares[v] = squares[v] + Wide<T>::from(centred) * Wide<T>::from(centred);
+      few[v] += centred * centred;
     }
-  }
+  });
 
+  double sum_squares[kPanel<T>];
   T scale[kPanel<T>];
+  spread<T>(squares, sum_squares);
   for (int64_t j = 0; j < kPanel<T>; ++j) {
-    const double variance = squares[j / kLanes<T>].lane(j % kLanes<T>) / static_cast<double>(n - 1);
+    const double variance = sum_squares[j] / static_cast<double>(n - 1);
     layer.invstd[column + j] = 1 / std::sqrt(variance + kBatchNormEps);
     scale[j] = static_cast<T>(layer.invstd[column + j] * layer.bngain[column + j]);
   }
@@ -111,30 +138,30 @@ void hidden_forward(HiddenLayer<T> layer, int64_t column) {
 template <typename T>
 void hidden_backward(HiddenLayer<T> layer, int64_t slots, int64_t column) {
   const int64_t n = layer.h.rows;
-  Wide<T> sum_dz[2], sum_dz_c[2];
-  for (int64_t i = 0; i < n; ++i) {
+  Wide<T> sums[4];  // of dz and of dz c
+  sum_over_rows<T>(n, sums, [&](int64_t i, Vec<T>(&few)[4]) {
     for (int v = 0; v < 2; ++v) {
       const int64_t at = column + v * kLanes<T>;
       const Vec<T> h = load(layer.h.row(i) + at);
       // 1 - h^2 without cancellation near |h| = 1.
       const Vec<T> dz = load(layer.dh.row(i) + at) * ((T(1) - h) * (T(1) + h));
       store(layer.dh.row(i) + at, dz);
-      const Wide<T> wide = Wide<T>::from(dz);
-      sum_dz[v] = sum_dz[v] + wide;
-      sum_dz_c[v] = sum_dz_c[v] + wide * Wide<T>::from(load(layer.centred.row(i) + at));
+      few[v] += dz;
+      few[2 + v] += dz * load(layer.centred.row(i) + at);
     }
-  }
+  });
 
+  double sum_dz[2 * kPanel<T>];
+  spread<T>(sums, sum_dz);
+  const double* sum_dz_c = sum_dz + kPanel<T>;
   T scales[kPanel<T>], shifts[kPanel<T>], slopes[kPanel<T>];
   for (int64_t j = 0; j < kPanel<T>; ++j) {
-    const double dz = sum_dz[j / kLanes<T>].lane(j % kLanes<T>);
-    const double dz_c = sum_dz_c[j / kLanes<T>].lane(j % kLanes<T>);
     const double invstd = layer.invstd[column + j];
-    layer.dbngain[column + j] = static_cast<T>(dz_c * invstd);
-    layer.dbnbias[column + j] = static_cast<T>(dz);
+    layer.dbngain[column + j] = static_cast<T>(sum_dz_c[j] * invstd);
+    layer.dbnbias[column + j] = static_cast<T>(sum_dz[j]);
     scales[j] = static_cast<T>(invstd * layer.bngain[column + j]);
-    shifts[j] = static_cast<T>(dz / static_cast<double>(n));
-    slopes[j] = static_cast<T>(dz_c * invstd * invstd / static_cast<double>(n - 1));
+    shifts[j] = static_cast<T>(sum_dz[j] / static_cast<double>(n));
+    slopes[j] = static_cast<T>(sum_dz_c[j] * invstd * invstd / static_cast<double>(n - 1));
   }
 
   for (int64_t slot = 0; slot < slots; ++slot) {
@@ -173,27 +200,44 @@ void sum_rows(const Matrix<T>& m, T* sums) {
   }
 }
 
-// Turns a padded row of logits x into the gradient (softmax(x) - onehot(target)) / n and returns
-// its loss, log(sum_c exp(x_c)) - x_target.
+inline constexpr int64_t kLossRows = 16;
+
+// Turns rows [begin, end) of padded logits x, at most kLossRows, into their gradient
+// (softmax(x) - onehot(target)) / n, and writes their losses, log(sum_c exp(x_c)) - x_target.
 template <typename T>
-double cross_entropy_row(T* x, int64_t columns, int64_t target, double n) {
-  const T max = maximum<T>(x, columns);
-  const double target_logit = x[target];
-  Wide<T> sums;
-  for (int64_t c = 0; c < columns; c += kLanes<T>) {
-    const Vec<T> value = exp_nonpositive<T>(load(x + c) - max);
-    store(x + c, value);
-    sums = sums + Wide<T>::from(value);
+void cross_entropy_rows(const Matrix<T>& logits, const int64_t* targets, int64_t begin, int64_t end,
+                        double* losses) {
+  const double n = static_cast<double>(logits.rows);
+  const int64_t columns = padded<T>(logits.columns);
+  alignas(64) double sums[kLossRows];
+  std::fill(sums, sums + kLossRows, 1.0);
+  for (int64_t i = begin; i < end; ++i) {
+    T* x = logits.row(i);
+    T& at_target = x[targets[i]];
+    const T max = maximum<T>(x, columns);
+    losses[i] = static_cast<double>(max) - static_cast<double>(at_target);
+    Wide<T> wide_sum;
+    for (int64_t c = 0; c < columns; c += kLanes<T>) {
+      const Vec<T> value = exp_nonpositive<T>(load(x + c) - max);
+      store(x + c, value);
+      wide_sum = wide_sum + Wide<T>::from(value);
+    }
+    const double sum = wide_sum.sum();
+    // In double, since it cancels where the target is nearly certain.
+    const double target_gradient = (static_cast<double>(at_target) - sum) / (sum * n);
+    const T scale = static_cast<T>(1 / (sum * n));
+    for (int64_t c = 0; c < columns; c += kLanes<T>) {
+      store(x + c, load(x + c) * scale);
+    }
+    at_target = static_cast<T>(target_gradient);
+    sums[i - begin] = sum;
   }
-  const double sum = sums.sum();
-  // In double, since it cancels where the target is nearly certain.
-  const T target_gradient = static_cast<T>((static_cast<double>(x[target]) - sum) / (sum * n));
-  const T scale = static_cast<T>(1 / (sum * n));
-  for (int64_t c = 0; c < columns; c += kLanes<T>) {
-    store(x + c, load(x + c) * scale);
+  for (int64_t i = 0; i < kLossRows; i += kLanes<double>) {
+    store(sums + i, log<double>(load(sums + i)));
   }
-  x[target] = target_gradient;
-  return std::log(sum) - (target_logit - static_cast<double>(max));
+  for (int64_t i = begin; i < end; ++i) {
+    losses[i] += sums[i - begin];
+  }
 }
 
 }  // namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY

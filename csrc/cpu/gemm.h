@@ -1,12 +1,13 @@
 // The product of two small matrices, for sizes where a BLAS spends its time on getting started.
 //
-// C is cut in tiles of up to 6 rows by one panel, two vectors wide: 12 accumulators stay in
-// registers while the tile walks down the common dimension. Every step there takes two loads of B
-// and one broadcast of A a row, for two multiply-adds a row.
+// C is cut in tiles of some rows by one panel, two vectors wide, or one where no more columns are
+// left. The accumulators of a tile stay in registers while it walks down the common dimension;
+// every step there takes the loads of B and one broadcast of A a row.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 
 #include "kernels.h"
@@ -15,7 +16,9 @@
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 
-inline constexpr int kTileRows = 6;
+// Rows of a tile of so many vectors: AVX-512 has 32 registers, the others 16.
+template <int vectors>
+inline constexpr int kTileRows = MAKEMORE_EXT_VECTOR_BYTES == 64 || vectors == 1 ? 12 : 6;
 
 // Columns of a panel.
 template <typename T>
@@ -46,42 +49,59 @@ constexpr int64_t padded_stride(int64_t columns) {
   return ((padded<T>(columns) + kLine - 1) / kLine | 1) * kLine;
 }
 
-// c [rows, kPanel] = start + a b. b: [depth, kPanel].
-template <typename T, int rows>
+// c [rows, kPanel] = a b, plus start unless it is null; b, [depth, vectors * kLanes], has the first
+// columns.
+template <typename T, int rows, int vectors>
 void multiply_tile(const Matrix<const T>& a, const T* b, int64_t b_stride, const T* start,
                    int64_t start_stride, T* c, int64_t c_stride) {
-  Vec<T> sum[rows][2];
-  for (int r = 0; r < rows; ++r) {
-    sum[r][0] = sum[r][1] = Vec<T>{};
+  Vec<T> sum[rows][2] = {};
+  // A pointer to every fourth row: four of them are reached from it with the strides that an
+  // instruction can add, and no pointer has to wait on the stack.
+  constexpr int kGroup = 4;
+  const T* column[(rows + kGroup - 1) / kGroup];
+  for (int r = 0; r < rows; r += kGroup) {
+    column[r / kGroup] = a.row(r);
   }
-  const T* column = a.data;
   for (int64_t k = 0; k < a.columns; ++k) {
-    const Vec<T> b0 = load(b);
-    const Vec<T> b1 = load(b + kLanes<T>);
-    for (int r = 0; r < rows; ++r) {
-      const T value = column[r * a.row_stride];
-      sum[r][0] += value * b0;
-      sum[r][1] += value * b1;
+    Vec<T> b_row[vectors];
+    for (int v = 0; v < vectors; ++v) {
+      b_row[v] = load(b + v * kLanes<T>);
     }
-    column += a.column_stride;
+    for (int r = 0; r < rows; ++r) {
+      const T value = column[r / kGroup][r % kGroup * a.row_stride];
+      for (int v = 0; v < vectors; ++v) {
+        sum[r][v] += value * b_row[v];
+      }
+    }
+    for (const T*& group : column) {
+      group += a.column_stride;
+    }
     b += b_stride;
   }
+  if (start != nullptr) {
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; ++r) {
+      for (int v = 0; v < 2; ++v) {
+        sum[r][v] += load(start + r * start_stride + v * kLanes<T>);
+      }
+    }
+  }
+#pragma GCC unroll 12
   for (int r = 0; r < rows; ++r) {
     for (int v = 0; v < 2; ++v) {
-      store(c + r * c_stride + v * kLanes<T>,
-            load(start + r * start_stride + v * kLanes<T>) + sum[r][v]);
+      store(c + r * c_stride + v * kLanes<T>, sum[r][v]);
     }
   }
 }
 
 // The tile with as many rows as `a` has, at most `rows`.
-template <typename T, int rows = kTileRows>
+template <typename T, int vectors, int rows = kTileRows<vectors>>
 void multiply_any_tile(const Matrix<const T>& a, const T* b, int64_t b_stride, const T* start,
                        int64_t start_stride, T* c, int64_t c_stride) {
   if (a.rows == rows) {
-    multiply_tile<T, rows>(a, b, b_stride, start, start_stride, c, c_stride);
+    multiply_tile<T, rows, vectors>(a, b, b_stride, start, start_stride, c, c_stride);
   } else if constexpr (rows > 1) {
-    multiply_any_tile<T, rows - 1>(a, b, b_stride, start, start_stride, c, c_stride);
+    multiply_any_tile<T, vectors, rows - 1>(a, b, b_stride, start, start_stride, c, c_stride);
   }
 }
 
@@ -106,31 +126,54 @@ void transpose(Vec<T> (&rows)[kLanes<T>]) {
   }
 }
 
-// Copies columns [first, first + kPanel) of b to a contiguous panel, zeros where b has none.
+// The first `count` lanes, which may be all.
 template <typename T>
-void pack_panel(const Matrix<const T>& b, int64_t first, T* panel) {
-  const int64_t columns = std::min(kPanel<T>, b.columns - first);
-  const T* source = b.data + first * b.column_stride;
-  int64_t k = 0;
-  if (b.row_stride == 1) {
-    for (; k + kLanes<T> <= b.rows; k += kLanes<T>) {
-      for (int64_t j = 0; j < kPanel<T>; j += kLanes<T>) {
-        Vec<T> block[kLanes<T>];
-        for (int64_t lane = 0; lane < kLanes<T>; ++lane) {
-          block[lane] =
-              j + lane < columns ? load(source + (j + lane) * b.column_stride + k) : Vec<T>{};
-        }
-        transpose<T>(block);
-        for (int64_t lane = 0; lane < kLanes<T>; ++lane) {
-          store(panel + (k + lane) * kPanel<T> + j, block[lane]);
-        }
+Vec<T> load_first(const T* source, int64_t count) {
+  return count < kLanes<T> ? load_partial(source, count, T(0)) : load(source);
+}
+
+// Copies columns of b, at most a vector of them and transposed, with the neighbours in a column of
+// b side by side in memory.
+template <typename T>
+void pack_transposed(const Matrix<const T>& b, T* panel) {
+  for (int64_t k = 0; k < b.rows; k += kLanes<T>) {
+    const int64_t rows = std::min(kLanes<T>, b.rows - k);
+    Vec<T> block[kLanes<T>];
+    for (int64_t lane = 0; lane < kLanes<T>; ++lane) {
+      const T* from = b.data + lane * b.column_stride + k;
+      block[lane] = lane < b.columns ? load_first(from, rows) : Vec<T>{};
+    }
+    transpose<T>(block);
+    for (int64_t row = 0; row < kLanes<T>; ++row) {
+      if (row < rows) {
+        store(panel + (k + row) * kPanel<T>, block[row]);
       }
     }
   }
-  for (; k < b.rows; ++k) {
-    for (int64_t j = 0; j < kPanel<T>; ++j) {
-      panel[k * kPanel<T> + j] =
-          j < columns ? source[k * b.row_stride + j * b.column_stride] : T(0);
+}
+
+// Copies `columns` columns of b, from `first` on, to a contiguous panel of whole vectors, at most
+// kPanel wide, with zeros where b has none.
+template <typename T>
+void pack_panel(const Matrix<const T>& b, int64_t first, int64_t columns, T* panel) {
+  for (int64_t j = 0; j < columns; j += kLanes<T>) {
+    const T* source = b.data + (first + j) * b.column_stride;
+    const int64_t lanes = std::min(kLanes<T>, columns - j);
+    if (b.row_stride == 1) {
+      pack_transposed<T>({source, b.rows, lanes, b.row_stride, b.column_stride}, panel + j);
+      continue;
+    }
+    for (int64_t k = 0; k < b.rows; ++k) {
+      const T* from = source + k * b.row_stride;
+      Vec<T> row{};
+      if (b.column_stride == 1) {
+        row = load_first(from, lanes);
+      } else {
+        for (int64_t lane = 0; lane < lanes; ++lane) {
+          row[lane] = from[lane * b.column_stride];
+        }
+      }
+      store(panel + k * kPanel<T> + j, row);
     }
   }
 }
@@ -142,18 +185,19 @@ void multiply(const Matrix<const T>& a, const Matrix<const T>& b, const T* bias,
   const int64_t panels = padded<T>(b.columns) / kPanel<T>;
   const int64_t blocks = (a.rows + kPieceRows - 1) / kPieceRows;
 
-  const auto multiply_block = [&](int64_t first_row, int64_t rows, int64_t column) {
-    const bool in_place = b.column_stride == 1 && column + kPanel<T> <= b.columns;
-    alignas(64) static constexpr T zeros[kPanel<T>] = {};
+  const auto multiply_block = [&]<int vectors>(std::integral_constant<int, vectors>,
+                                               int64_t first_row, int64_t rows, int64_t column) {
+    const int64_t columns = std::min(vectors * kLanes<T>, b.columns - column);
+    const bool in_place = b.column_stride == 1 && columns == vectors * kLanes<T>;
     alignas(64) T packed[kDepth * kPanel<T>];
     // Tiles of nearly equal height: a short one would wait for its few sums.
-    const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
+    const int64_t tiles = (rows + kTileRows<vectors> - 1) / kTileRows<vectors>;
     const int64_t shortest = rows / tiles, longer = rows % tiles;
     for (int64_t k = 0; k < a.columns; k += kDepth) {
       const int64_t depth = std::min(kDepth, a.columns - k);
       const Matrix<const T> b_rows{b.row(k), depth, b.columns, b.row_stride, b.column_stride};
       if (!in_place) {
-        pack_panel<T>(b_rows, column, packed);
+        pack_panel<T>(b_rows, column, columns, packed);
       }
       const T* panel = in_place ? b_rows.data + column : packed;
       const int64_t panel_stride = in_place ? b.row_stride : kPanel<T>;
@@ -163,9 +207,9 @@ void multiply(const Matrix<const T>& a, const Matrix<const T>& b, const T* bias,
         const Matrix<const T> a_tile{a.row(row) + k * a.column_stride, tile_rows, depth,
                                      a.row_stride, a.column_stride};
         T* c_tile = c.row(row) + column;
-        const T* start = k > 0 ? c_tile : bias == nullptr ? zeros : bias + column;
-        multiply_any_tile<T>(a_tile, panel, panel_stride, start, k > 0 ? c.row_stride : 0, c_tile,
-                             c.row_stride);
+        const T* start = k > 0 ? c_tile : bias == nullptr ? nullptr : bias + column;
+        multiply_any_tile<T, vectors>(a_tile, panel, panel_stride, start, k > 0 ? c.row_stride : 0,
+                                      c_tile, c.row_stride);
         row += tile_rows;
       }
     }
@@ -173,8 +217,13 @@ void multiply(const Matrix<const T>& a, const Matrix<const T>& b, const T* bias,
   for_each_piece(blocks * panels, 1, a.rows * a.columns * b.columns / 64,
                  [&](int64_t piece, int64_t, int64_t) {
                    const int64_t first_row = piece / panels * kPieceRows;
-                   multiply_block(first_row, std::min(kPieceRows, a.rows - first_row),
-                                  piece % panels * kPanel<T>);
+                   const int64_t rows = std::min(kPieceRows, a.rows - first_row);
+                   const int64_t column = piece % panels * kPanel<T>;
+                   if (b.columns - column > kLanes<T>) {
+                     multiply_block(std::integral_constant<int, 2>{}, first_row, rows, column);
+                   } else {
+                     multiply_block(std::integral_constant<int, 1>{}, first_row, rows, column);
+                   }
                  });
 }
 
