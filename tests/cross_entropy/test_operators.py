@@ -85,7 +85,7 @@ def test_same_bits_for_every_thread_count_and_run(shape, kind, dtype):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [(2**16 + 1, 2**15), (3, 2**15, 2**15 // 3 * 2)])
+@pytest.mark.parametrize("shape", [(2**16 + 1, 2**15), (3, 2**15, 22_000)])
 def test_more_than_2_31_elements(shape):
     """Takes 9 GB: the logits are overwritten by their gradient."""
     assert torch.Size(shape).numel() > 2**31
@@ -103,8 +103,8 @@ def test_more_than_2_31_elements(shape):
     (expected,) = torch.autograd.grad(loss, small)
     torch.testing.assert_close(losses.flatten()[-1], loss.detach())
     for index in (0, -1):
-        last = hidden.detach().movedim(1, -1).flatten(0, -2)[index]
-        torch.testing.assert_close(last, expected[0], rtol=0, atol=0)
+        at = (index, slice(None), *(index for _ in shape[2:]))
+        torch.testing.assert_close(hidden.detach()[at], expected[0], rtol=0, atol=0)
 
 
 class _Anchored(torch.autograd.Function):
