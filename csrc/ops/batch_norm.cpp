@@ -17,7 +17,7 @@ cpu::BatchNormArguments<T> batch_norm_arguments(const Tensor& input, const Optio
           const_data<T>(bias),
           correction,
           eps,
-          static_cast<cpu::Activation>(activation)};
+          static_cast<Activation>(activation)};
 }
 
 void check_batch_norm(const Tensor& input, const OptionalTensor& weight, const OptionalTensor& bias,
@@ -100,7 +100,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_backward(const Tensor& grad_output
     cpu::kernels<T>().batch_norm_backward(
         batch_norm_arguments<T>(input, dense_weight, std::nullopt, correction, 0, activation),
         training, const_data<double>(statistics), const_matrix<T>(grad_output),
-        output ? const_matrix<T>(*output) : cpu::Matrix<const T>{}, mutable_matrix<T>(grad_input),
+        output ? const_matrix<T>(*output) : Matrix<const T>{}, mutable_matrix<T>(grad_input),
         mutable_data<T>(grad_weight), mutable_data<T>(grad_bias));
   });
   return {grad_input, grad_weight, grad_bias};

@@ -21,7 +21,7 @@ struct Options {
   double label_smoothing;
   double lse_square_scale;
 
-  bool reduced() const { return reduction != static_cast<int64_t>(cpu::Reduction::none); }
+  bool reduced() const { return reduction != static_cast<int64_t>(Reduction::none); }
 };
 
 int64_t class_dim(const Tensor& input) {
@@ -86,12 +86,12 @@ class Rows {
   }
 
   // Whether the kernels can walk so many.
-  bool fit() const { return shape_.dimensions <= cpu::kMostRowDimensions; }
-  const cpu::RowShape& shape() const { return shape_; }
+  bool fit() const { return shape_.dimensions <= kMostRowDimensions; }
+  const RowShape& shape() const { return shape_; }
 
   template <typename T>
-  cpu::RowView<T> view(const Tensor& tensor, T* data) const {
-    cpu::RowView<T> result{data, tensor.stride(class_dim(tensor)), {}};
+  RowView<T> view(const Tensor& tensor, T* data) const {
+    RowView<T> result{data, tensor.stride(class_dim(tensor)), {}};
     for (int i = 0; i < shape_.dimensions; ++i) {
       result.strides[i] = tensor.stride(last_[i]);
     }
@@ -100,21 +100,21 @@ class Rows {
 
  private:
   void append(int64_t dim, int64_t size, const std::vector<const Tensor*>& views) {
-    const int last = std::min(shape_.dimensions, cpu::kMostRowDimensions) - 1;
+    const int last = std::min(shape_.dimensions, kMostRowDimensions) - 1;
     const auto continues = [&](const Tensor* tensor) {
       return tensor->stride(last_[last]) == tensor->stride(dim) * size;
     };
     if (last >= 0 && std::all_of(views.begin(), views.end(), continues)) {
       last_[last] = dim;
       shape_.sizes[last] *= size;
-    } else if (shape_.dimensions++ < cpu::kMostRowDimensions) {
+    } else if (shape_.dimensions++ < kMostRowDimensions) {
       last_[last + 1] = dim;
       shape_.sizes[last + 1] = size;
     }
   }
 
-  cpu::RowShape shape_{};
-  int64_t last_[cpu::kMostRowDimensions];  // of each joined dimension, the innermost one of its own
+  RowShape shape_{};
+  int64_t last_[kMostRowDimensions];  // of each joined dimension, the innermost one of its own
 };
 
 enum class GradientMemory { none, fresh, logits };
@@ -149,8 +149,8 @@ class Problem {
   const OptionalTensor& gradient() const { return gradient_; }
 
   template <typename T>
-  cpu::CrossEntropyArguments<T> arguments() const {
-    cpu::CrossEntropyArguments<T> result{};
+  CrossEntropyArguments<T> arguments() const {
+    CrossEntropyArguments<T> result{};
     result.shape = rows_.shape();
     result.logits = rows_.view(input_, const_data<T>(input_));
     result.has_probabilities = is_probabilities(target_);
@@ -161,17 +161,17 @@ class Problem {
     } else {
       result.target.wide = const_data<int64_t>(target_);
     }
-    result.weight = const_data<cpu::Compute<T>>(weight_);
+    result.weight = const_data<Compute<T>>(weight_);
     result.ignore_index = options_.ignore_index;
     result.label_smoothing = options_.label_smoothing;
     result.lse_square_scale = options_.lse_square_scale;
-    result.reduction = static_cast<cpu::Reduction>(options_.reduction);
+    result.reduction = static_cast<Reduction>(options_.reduction);
     return result;
   }
 
   template <typename T>
-  cpu::RowView<T> gradient_view() const {
-    return gradient_ ? rows_.view(*gradient_, mutable_data<T>(*gradient_)) : cpu::RowView<T>{};
+  RowView<T> gradient_view() const {
+    return gradient_ ? rows_.view(*gradient_, mutable_data<T>(*gradient_)) : RowView<T>{};
   }
 
  private:
@@ -211,7 +211,7 @@ Forward forward(const Problem& problem, const Tensor& input, const Options& opti
   with_floating_type(input.scalar_type(), "input", [&](auto zero) {
     using T = decltype(zero);
     cpu::kernels<T>().cross_entropy_forward(
-        problem.arguments<T>(), mutable_data<cpu::Compute<T>>(result.loss),
+        problem.arguments<T>(), mutable_data<Compute<T>>(result.loss),
         mutable_data<double>(result.statistics), mutable_data<double>(result.total_weight),
         problem.gradient_view<T>());
   });
@@ -258,7 +258,7 @@ void backward(const Problem& problem, const Tensor& grad_output, const OptionalT
   const OptionalTensor dense_grad_lse = make_contiguous(grad_lse);
   with_floating_type(input.scalar_type(), "input", [&](auto zero) {
     using T = decltype(zero);
-    using C = cpu::Compute<T>;
+    using C = Compute<T>;
     cpu::kernels<T>().cross_entropy_backward(
         problem.arguments<T>(), {const_data<C>(dense_grad_output), options.reduced() ? 0 : 1},
         {const_data<C>(dense_grad_lse), 1}, const_data<double>(statistics),

@@ -38,9 +38,9 @@ template <typename Function>
 auto with_floating_type(ScalarType dtype, const char* name, const Function& function) {
   switch (dtype) {
     case ScalarType::Half:
-      return function(cpu::Half{});
+      return function(Half{});
     case ScalarType::BFloat16:
-      return function(cpu::BFloat16{});
+      return function(BFloat16{});
     case ScalarType::Float:
       return function(float{});
     case ScalarType::Double:
@@ -92,13 +92,13 @@ T* mutable_data(const Tensor& tensor) {
 }
 
 template <typename T>
-cpu::Matrix<const T> const_matrix(const Tensor& tensor) {
+Matrix<const T> const_matrix(const Tensor& tensor) {
   return {const_data<T>(tensor), tensor.size(0), tensor.size(1), tensor.stride(0),
           tensor.stride(1)};
 }
 
 template <typename T>
-cpu::Matrix<T> mutable_matrix(const Tensor& tensor) {
+Matrix<T> mutable_matrix(const Tensor& tensor) {
   return {mutable_data<T>(tensor), tensor.size(0), tensor.size(1), tensor.stride(0),
           tensor.stride(1)};
 }
@@ -113,7 +113,7 @@ T* mutable_data(const OptionalTensor& tensor) {
   return tensor ? mutable_data<T>(*tensor) : nullptr;
 }
 
-inline cpu::Vector<const int64_t> index_vector(const Tensor& tensor) {
+inline Vector<const int64_t> index_vector(const Tensor& tensor) {
   return {const_data<int64_t>(tensor), tensor.stride(0)};
 }
 

@@ -1,0 +1,99 @@
+// What kernels are called with, on the CPU and on CUDA devices alike: views of tensors as raw
+// pointers, sizes and strides, and the options of an operation.
+#pragma once
+
+#include <cstdint>
+
+#include "dtypes.h"
+
+#ifdef __CUDACC__
+#define MAKEMORE_EXT_HOST_DEVICE __host__ __device__
+#else
+#define MAKEMORE_EXT_HOST_DEVICE
+#endif
+
+namespace makemore_ext {
+
+// A 2-D view; strides count elements and may be zero or negative.
+template <typename T>
+struct Matrix {
+  T* data;
+  int64_t rows;
+  int64_t columns;
+  int64_t row_stride;
+  int64_t column_stride;
+
+  MAKEMORE_EXT_HOST_DEVICE T* row(int64_t index) const { return data + index * row_stride; }
+};
+
+template <typename T>
+struct Vector {
+  T* data;
+  int64_t stride;
+
+  MAKEMORE_EXT_HOST_DEVICE T& operator[](int64_t index) const { return data[index * stride]; }
+};
+
+enum class Reduction : int64_t { none = 0, mean = 1, sum = 2 };  // torch's numbering
+enum class Activation : int64_t { none = 0, tanh = 1, relu = 2 };
+
+// The rows of an N-D tensor whose dimension 1 holds the classes: every position in the other
+// dimensions is one row. Neighbouring dimensions that every view of a call can walk as one are
+// one here; the innermost is the last.
+inline constexpr int kMostRowDimensions = 8;
+
+struct RowShape {
+  int64_t rows;
+  int64_t classes;
+  int dimensions;
+  int64_t sizes[kMostRowDimensions];
+
+  MAKEMORE_EXT_HOST_DEVICE int64_t inner() const {
+    return dimensions == 0 ? 1 : sizes[dimensions - 1];
+  }
+};
+
+template <typename T>
+struct RowView {
+  T* data;  // null where there is none
+  int64_t class_stride;
+  int64_t strides[kMostRowDimensions];
+
+  MAKEMORE_EXT_HOST_DEVICE T* row(const RowShape& shape, int64_t index) const {
+    T* result = data;
+    for (int dim = shape.dimensions - 1; dim > 0; --dim) {
+      result += index % shape.sizes[dim] * strides[dim];
+      index /= shape.sizes[dim];
+    }
+    return shape.dimensions == 0 ? result : result + index * strides[0];
+  }
+  MAKEMORE_EXT_HOST_DEVICE int64_t inner_stride(const RowShape& shape) const {
+    return shape.dimensions == 0 ? 0 : strides[shape.dimensions - 1];
+  }
+};
+
+// Class indices in one of two widths, contiguous.
+struct Indices {
+  const int64_t* wide;
+  const uint8_t* narrow;
+
+  MAKEMORE_EXT_HOST_DEVICE int64_t operator[](int64_t row) const {
+    return wide != nullptr ? wide[row] : narrow[row];
+  }
+};
+
+template <typename T>
+struct CrossEntropyArguments {
+  RowShape shape;
+  RowView<const T> logits;
+  Indices target;                  // either these,
+  RowView<const T> probabilities;  // or, if has_probabilities, these
+  bool has_probabilities;
+  const Compute<T>* weight;  // [classes], or null for all ones
+  int64_t ignore_index;
+  double label_smoothing;
+  double lse_square_scale;
+  Reduction reduction;
+};
+
+}  // namespace makemore_ext

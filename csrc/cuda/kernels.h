@@ -1,0 +1,35 @@
+// The CUDA kernels as the rest of the extension sees them: functions that launch them on a stream.
+// The twin of csrc/cpu/kernels.h. Every pointer leads to memory of the device that is current; none
+// of the functions waits, copies to the host or allocates. Each throws std::runtime_error, naming
+// the kernel, where a launch fails.
+#pragma once
+
+#include <cstdint>
+
+#include "../arguments.h"
+
+// Calls define(T) for every dtype that the kernels are built for.
+#ifndef MAKEMORE_EXT_CUDA_DTYPES
+#define MAKEMORE_EXT_CUDA_DTYPES(define) define(Half) define(BFloat16) define(float) define(double)
+#endif
+
+namespace makemore_ext::cuda {
+
+using Stream = void*;  // cudaStream_t
+
+// The doubles of workspace that cross_entropy_forward needs.
+int64_t cross_entropy_workspace(const RowShape& shape, int64_t class_stride);
+
+// As on the CPU, but for this: a row with a target outside [0, classes) that is not ignore_index
+// has loss and gradient NaN, and no part in what the mean divides by.
+template <typename T>
+void cross_entropy_forward(const CrossEntropyArguments<T>& arguments, Compute<T>* loss,
+                           double* statistics, double* total_weight, RowView<T> gradient,
+                           double* workspace, Stream stream);
+template <typename T>
+void cross_entropy_backward(const CrossEntropyArguments<T>& arguments,
+                            Vector<const Compute<T>> grad_output, Vector<const Compute<T>> grad_lse,
+                            const double* statistics, const double* total_weight,
+                            RowView<T> gradient, Stream stream);
+
+}  // namespace makemore_ext::cuda
