@@ -18,7 +18,7 @@ namespace makemore_ext::cuda {
 using Stream = void*;  // cudaStream_t
 
 // The doubles of workspace that cross_entropy_forward needs.
-int64_t cross_entropy_workspace(const RowShape& shape, int64_t class_stride);
+int64_t cross_entropy_workspace(const RowShape& shape);
 
 // As on the CPU, but for this: a row with a target outside [0, classes) that is not ignore_index
 // has loss and gradient NaN, and no part in what the mean divides by.

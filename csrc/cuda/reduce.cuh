@@ -11,13 +11,13 @@ inline constexpr unsigned kAllLanes = 0xffffffffu;
 
 // A running sum: in double for double; for float a pair of floats, the second of which holds what
 // rounding took from the first (Knuth's two-sum). Double itself would serve, but most devices
-// compute in it at a small fraction of the speed of float.
+// compute in it at a small fraction of the speed of float. Sum<C>{} is zero.
 template <typename C>
 struct Sum;
 
 template <>
 struct Sum<double> {
-  double value = 0;
+  double value;
 
   __device__ void add(double x) { value += x; }
   __device__ void add(Sum other) { value += other.value; }
@@ -28,8 +28,8 @@ struct Sum<double> {
 
 template <>
 struct Sum<float> {
-  float high = 0;
-  float low = 0;
+  float high;
+  float low;
 
   __device__ void add(float x) {
     const float sum = __fadd_rn(high, x);
