@@ -87,14 +87,52 @@ struct CrossEntropyArguments {
   Reduction reduction;
 };
 
+// An N-D tensor with a channel in dimension 1, as [outer, channels, inner].
+struct ChannelShape {
+  int64_t outer;
+  int64_t channels;
+  int64_t inner;
+
+  int64_t per_channel() const { return outer * inner; }
+  int64_t elements() const { return outer * channels * inner; }
+};
+
+// Either the channels lie side by side (inner is 1 and so is channel_stride), or every channel is in
+// planes of `inner` elements that do (inner_stride is 1).
+template <typename T>
+struct ChannelView {
+  T* data;  // null where there is none
+  int64_t outer_stride;
+  int64_t channel_stride;
+  int64_t inner_stride;
+
+  // The element at `index` of those of a channel.
+  T* at(const ChannelShape& shape, int64_t channel, int64_t index) const {
+    return data + index / shape.inner * outer_stride + channel * channel_stride +
+           index % shape.inner * inner_stride;
+  }
+};
+
 template <typename T>
 struct BatchNormArguments {
-  Matrix<const T> input;  // [rows, channels]
-  const T* weight;        // [channels], or null for ones
-  const T* bias;          // [channels], or null for zeros
+  ChannelShape shape;
+  ChannelView<const T> input;
+  const Compute<T>* weight;  // [channels], or null for ones
+  const Compute<T>* bias;    // [channels], or null for zeros
+  bool training;             // whether the statistics are functions of the input
   double correction;
   double eps;
   Activation activation;
+};
+
+// What backward is given and asked for. Of the gradients those are null that are not needed.
+template <typename T>
+struct BatchNormGradients {
+  ChannelView<const T> grad_output;
+  ChannelView<const T> output;  // null without an activation
+  ChannelView<T> grad_input;
+  Compute<T>* grad_weight;  // [channels]; both of these or none
+  Compute<T>* grad_bias;
 };
 
 // The network of csrc/cpu/fused_mlp.h.
@@ -154,15 +192,13 @@ struct Kernels {
                                  Vector<const Compute<T>> grad_lse, const double* statistics,
                                  double total_weight, RowView<T> gradient);
 
-  // statistics: mean, variance (divided by rows - correction) and invstd, [3, channels]. Training
-  // computes all of them, evaluation reads mean and variance and computes invstd.
-  void (*batch_norm_forward)(const BatchNormArguments<T>&, bool training, double* statistics,
-                             Matrix<T> output);
-  // output is read only where there is an activation. In training the statistics depend on the
-  // input, in evaluation they do not.
-  void (*batch_norm_backward)(const BatchNormArguments<T>&, bool training, const double* statistics,
-                              Matrix<const T> grad_output, Matrix<const T> output,
-                              Matrix<T> grad_input, T* grad_weight, T* grad_bias);
+  // statistics: mean, variance (divided by the elements of a channel - correction) and invstd,
+  // [3, channels]. Training computes all of them, evaluation reads mean and variance and computes
+  // invstd.
+  void (*batch_norm_forward)(const BatchNormArguments<T>&, double* statistics,
+                             ChannelView<T> output);
+  void (*batch_norm_backward)(const BatchNormArguments<T>&, const double* statistics,
+                              const BatchNormGradients<T>&);
 
   // grad_weight [vocabulary, features] = sums of the rows of grad_output [tokens, features] that
   // share an index. Throws std::out_of_range for an index outside [0, vocabulary).
