@@ -96,4 +96,52 @@ struct CrossEntropyArguments {
   Reduction reduction;
 };
 
+// An N-D tensor with a channel in dimension 1, as [outer, channels, inner].
+struct ChannelShape {
+  int64_t outer;
+  int64_t channels;
+  int64_t inner;
+
+  MAKEMORE_EXT_HOST_DEVICE int64_t per_channel() const { return outer * inner; }
+  MAKEMORE_EXT_HOST_DEVICE int64_t elements() const { return outer * channels * inner; }
+};
+
+// Either the channels lie side by side (inner is 1 and so is channel_stride), or every channel is
+// in planes of `inner` elements that do (inner_stride is 1).
+template <typename T>
+struct ChannelView {
+  T* data;  // null where there is none
+  int64_t outer_stride;
+  int64_t channel_stride;
+  int64_t inner_stride;
+
+  // The element at `index` of those of a channel.
+  T* at(const ChannelShape& shape, int64_t channel, int64_t index) const {
+    return data + index / shape.inner * outer_stride + channel * channel_stride +
+           index % shape.inner * inner_stride;
+  }
+};
+
+template <typename T>
+struct BatchNormArguments {
+  ChannelShape shape;
+  ChannelView<const T> input;
+  const Compute<T>* weight;  // [channels], or null for ones
+  const Compute<T>* bias;    // [channels], or null for zeros
+  bool training;             // whether the statistics are functions of the input
+  double correction;
+  double eps;
+  Activation activation;
+};
+
+// What backward is given and asked for. Of the gradients those are null that are not needed.
+template <typename T>
+struct BatchNormGradients {
+  ChannelView<const T> grad_output;
+  ChannelView<const T> output;  // null without an activation
+  ChannelView<T> grad_input;
+  Compute<T>* grad_weight;  // [channels]; both of these or none
+  Compute<T>* grad_bias;
+};
+
 }  // namespace makemore_ext

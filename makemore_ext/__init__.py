@@ -10,7 +10,13 @@ from importlib.metadata import version as _version
 from makemore_ext import makemore, reference
 from makemore_ext._native import cpu_capability as _cpu_capability
 from makemore_ext._native import torch_version as _torch_version
-from makemore_ext.batch_norm import BatchNormFunction, batch_norm
+from makemore_ext.batch_norm import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    BatchNormFunction,
+    batch_norm,
+)
 from makemore_ext.cross_entropy import (
     CrossEntropyFunction,
     CrossEntropyLoss,
@@ -21,6 +27,9 @@ from makemore_ext.fused_mlp import FusedMLP
 
 __version__ = _version("makemore_ext")
 __all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
     "BatchNormFunction",
     "CrossEntropyFunction",
     "CrossEntropyLoss",

@@ -9,16 +9,6 @@
 
 namespace makemore_ext::cpu {
 
-template <typename T>
-struct BatchNormArguments {
-  Matrix<const T> input;  // [rows, channels]
-  const T* weight;        // [channels], or null for ones
-  const T* bias;          // [channels], or null for zeros
-  double correction;
-  double eps;
-  Activation activation;
-};
-
 // The network of csrc/cpu/fused_mlp.h.
 struct MLPSizes {
   int64_t vocabulary;
@@ -76,15 +66,13 @@ struct Kernels {
                                  Vector<const Compute<T>> grad_lse, const double* statistics,
                                  double total_weight, RowView<T> gradient);
 
-  // statistics: mean, variance (divided by rows - correction) and invstd, [3, channels]. Training
-  // computes all of them, evaluation reads mean and variance and computes invstd.
-  void (*batch_norm_forward)(const BatchNormArguments<T>&, bool training, double* statistics,
-                             Matrix<T> output);
-  // output is read only where there is an activation. In training the statistics depend on the
-  // input, in evaluation they do not.
-  void (*batch_norm_backward)(const BatchNormArguments<T>&, bool training, const double* statistics,
-                              Matrix<const T> grad_output, Matrix<const T> output,
-                              Matrix<T> grad_input, T* grad_weight, T* grad_bias);
+  // statistics: mean, variance (divided by the elements of a channel - correction) and invstd,
+  // [3, channels]. Training computes all of them, evaluation reads mean and variance and computes
+  // invstd.
+  void (*batch_norm_forward)(const BatchNormArguments<T>&, double* statistics,
+                             ChannelView<T> output);
+  void (*batch_norm_backward)(const BatchNormArguments<T>&, const double* statistics,
+                              const BatchNormGradients<T>&);
 
   // grad_weight [vocabulary, features] = sums of the rows of grad_output [tokens, features] that
   // share an index. Throws std::out_of_range for an index outside [0, vocabulary).

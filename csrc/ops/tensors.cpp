@@ -85,4 +85,39 @@ Tensor allocate_like(const Tensor& like) {
              : allocate(like, like.sizes(), like.strides(), like.scalar_type());
 }
 
+bool suggests_channels_last(const Tensor& tensor) {
+  if (tensor.dim() != 4 && tensor.dim() != 5) {
+    return false;
+  }
+  // Torch's rule, for the cases that sizes of 1 leave open: from the channels outwards strides do
+  // not shrink, and that of N is not the channels' own, as that of an [N, 1, H, W] image would be.
+  int64_t least = 0;
+  if (tensor.stride(1) == 0) {
+    return false;
+  }
+  for (int64_t i = 0; i < tensor.dim(); ++i) {
+    const int64_t dim = i == 0 ? 1 : i == tensor.dim() - 1 ? 0 : tensor.dim() - i;
+    if (tensor.size(dim) == 0 || tensor.stride(dim) < least ||
+        (dim == 0 && least == tensor.stride(1))) {
+      return false;
+    }
+    least = tensor.stride(dim) * std::max<int64_t>(1, tensor.size(dim));
+  }
+  return true;
+}
+
+Tensor allocate_dense(const Tensor& like, bool channels_last) {
+  std::vector<int64_t> strides = contiguous_strides(like.sizes());
+  if (channels_last) {
+    int64_t stride = std::max<int64_t>(1, like.size(1));
+    strides[1] = 1;
+    for (int64_t i = like.dim() - 1; i >= 1; --i) {
+      const int64_t dim = i == 1 ? 0 : i;
+      strides[dim] = stride;
+      stride *= std::max<int64_t>(1, like.size(dim));
+    }
+  }
+  return allocate(like, like.sizes(), strides, like.scalar_type());
+}
+
 }  // namespace makemore_ext

@@ -132,4 +132,11 @@ Tensor allocate(const Tensor& like, Sizes size);
 // One of the size and dtype of `like`, with its strides where they leave no gap and no overlap.
 Tensor allocate_like(const Tensor& like);
 
+// Whether torch would give the result of an operation on images or volumes in channels last: where
+// the strides are in that order, gaps or not.
+bool suggests_channels_last(const Tensor& tensor);
+
+// One of the size and dtype of `like`, channels last or contiguous.
+Tensor allocate_dense(const Tensor& like, bool channels_last);
+
 }  // namespace makemore_ext
