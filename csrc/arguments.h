@@ -134,7 +134,8 @@ struct BatchNormArguments {
   Activation activation;
 };
 
-// What backward is given and asked for. Of the gradients those are null that are not needed.
+// What batch norm's backward is given and asked for. Of the gradients those are null that are not
+// needed.
 template <typename T>
 struct BatchNormGradients {
   ChannelView<const T> grad_output;

@@ -32,4 +32,34 @@ void cross_entropy_backward(const CrossEntropyArguments<T>& arguments,
                             const double* statistics, const double* total_weight,
                             RowView<T> gradient, Stream stream);
 
+enum class FloatingType : int64_t { half, bfloat16, single, wide };
+
+// A vector of any of them.
+struct FloatingVector {
+  void* data;  // null where there is none
+  int64_t stride;
+  FloatingType type;
+};
+
+struct RunningStatistics {
+  FloatingVector mean;
+  FloatingVector variance;
+  double momentum;
+};
+
+// The doubles of workspace that batch_norm_forward and batch_norm_backward need.
+template <typename T>
+int64_t batch_norm_workspace(const ChannelShape& shape);
+
+// As on the CPU, but that the running statistics are the kernels' work: training updates them, if
+// there are any, evaluation reads them into `statistics`. Without elements the statistics and the
+// gradients of weight and bias are zeros.
+template <typename T>
+void batch_norm_forward(const BatchNormArguments<T>& arguments, const RunningStatistics& running,
+                        double* statistics, ChannelView<T> output, double* workspace,
+                        Stream stream);
+template <typename T>
+void batch_norm_backward(const BatchNormArguments<T>& arguments, const double* statistics,
+                         const BatchNormGradients<T>& gradients, double* workspace, Stream stream);
+
 }  // namespace makemore_ext::cuda

@@ -6,7 +6,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "../dtypes.h"
+#include "../arguments.h"
 
 namespace makemore_ext::cuda {
 
@@ -99,7 +99,7 @@ struct Split {
   int64_t vectors;
 
   template <typename T, typename... Others>
-  __device__ static Split of(int64_t size, const T* row, const Others*... others) {
+  MAKEMORE_EXT_HOST_DEVICE static Split of(int64_t size, const T* row, const Others*... others) {
     static_assert((std::is_same_v<T, Others> && ...));
     const int begin = lane_of(row);
     if (((lane_of(others) != begin) || ...)) {
@@ -126,7 +126,7 @@ struct Split {
  private:
   // Where an element lies between two multiples of 16 bytes.
   template <typename T>
-  __device__ static int lane_of(const T* element) {
+  MAKEMORE_EXT_HOST_DEVICE static int lane_of(const T* element) {
     return static_cast<int>(reinterpret_cast<uintptr_t>(element) / sizeof(T) % kLanes<T>);
   }
 };
