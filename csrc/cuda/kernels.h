@@ -32,4 +32,14 @@ void cross_entropy_backward(const CrossEntropyArguments<T>& arguments,
                             const double* statistics, const double* total_weight,
                             RowView<T> gradient, Stream stream);
 
+// The values of workspace that embedding_backward needs.
+int64_t embedding_workspace(int64_t tokens, int64_t features);
+
+// grad_weight, contiguous, as on the CPU. indices: sorted, [tokens]; order: for each of them the
+// row of grad_output it stands for, ascending where indices are equal. An index outside [0,
+// vocabulary) is passed over.
+template <typename T>
+void embedding_backward(Matrix<const T> grad_output, const int64_t* indices, const int64_t* order,
+                        Matrix<T> grad_weight, Compute<T>* workspace, Stream stream);
+
 }  // namespace makemore_ext::cuda
