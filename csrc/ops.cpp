@@ -19,6 +19,7 @@ STABLE_TORCH_LIBRARY(makemore_ext, library) {
       "cross_entropy_backward_(Tensor grad_output, Tensor? grad_lse, Tensor(a!) input, "
       "Tensor target, Tensor? weight, Tensor statistics, Tensor total_weight, int reduction, "
       "int ignore_index, float label_smoothing, float lse_square_scale) -> ()");
+  library.def("cross_entropy_scale_(Tensor(a!) gradient, Tensor factor) -> ()");
   library.def(
       "batch_norm_forward(Tensor input, Tensor? weight, Tensor? bias, Tensor? running_mean, "
       "Tensor? running_var, bool training, float correction, float eps, int activation) "

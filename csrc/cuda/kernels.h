@@ -32,6 +32,10 @@ void cross_entropy_backward(const CrossEntropyArguments<T>& arguments,
                             const double* statistics, const double* total_weight,
                             RowView<T> gradient, Stream stream);
 
+// gradient *= *factor; `count` elements side by side, the first at a multiple of 16 bytes.
+template <typename T>
+void cross_entropy_scale(T* gradient, int64_t count, const Compute<T>* factor, Stream stream);
+
 // The values of workspace that embedding_backward needs.
 int64_t embedding_workspace(int64_t tokens, int64_t features);
 

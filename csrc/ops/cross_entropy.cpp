@@ -7,6 +7,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <array>
 #include <tuple>
 #include <vector>
 
@@ -315,12 +316,39 @@ void cross_entropy_backward_in_place(const Tensor& grad_output, const OptionalTe
   backward(problem, grad_output, grad_lse, input, statistics, total_weight, options);
 }
 
+// For a gradient that was formed before the upstream gradient was known: mostly that is 1.
+void cross_entropy_scale(Tensor& gradient, const Tensor& factor) {
+  check_sizes(factor, {}, "factor");
+  check_dtype(factor, compute_dtype(gradient), "factor");
+  check_device(factor, gradient, "factor");
+  STD_TORCH_CHECK(!has_gap_or_overlap(gradient), "gradient must be dense");
+  with_floating_type(gradient.scalar_type(), "gradient", [&](auto zero) {
+    using T = decltype(zero);
+    const Compute<T>* by = const_data<Compute<T>>(factor);
+    on_device_of(
+        gradient,
+        [&] {
+          if (*by != 1) {
+            std::array<StableIValue, 2> stack{torch::stable::detail::from(gradient),
+                                              torch::stable::detail::from(factor)};
+            TORCH_ERROR_CODE_CHECK(
+                torch_call_dispatcher("aten::mul_", "Tensor", stack.data(), TORCH_ABI_VERSION));
+            torch::stable::detail::to<Tensor>(stack[0]);  // what it returns is ours to release
+          }
+        },
+        [&](auto stream) {
+          cuda::cross_entropy_scale<T>(mutable_data<T>(gradient), gradient.numel(), by, stream);
+        });
+  });
+}
+
 void implement(Library& library) {
   library.impl("cross_entropy_forward", TORCH_BOX(&cross_entropy_forward));
   library.impl("cross_entropy_forward_with_gradient",
                TORCH_BOX(&cross_entropy_forward_with_gradient));
   library.impl("cross_entropy_backward", TORCH_BOX(&cross_entropy_backward));
   library.impl("cross_entropy_backward_", TORCH_BOX(&cross_entropy_backward_in_place));
+  library.impl("cross_entropy_scale_", TORCH_BOX(&cross_entropy_scale));
 }
 
 }  // namespace

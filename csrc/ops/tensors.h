@@ -173,6 +173,9 @@ inline OptionalTensor make_contiguous(const OptionalTensor& tensor) {
   return tensor && !tensor->is_contiguous() ? torch::stable::contiguous(*tensor) : tensor;
 }
 
+// Whether the elements are not side by side in memory, in some order of the dimensions.
+bool has_gap_or_overlap(const Tensor& tensor);
+
 // An uninitialised contiguous tensor on the device of `like`.
 Tensor allocate(const Tensor& like, Sizes size, ScalarType dtype);
 Tensor allocate(const Tensor& like, Sizes size);
