@@ -14,6 +14,7 @@ namespace {
 constexpr int64_t kMostClassesPerWarp = 1024;
 constexpr int64_t kManyRows = 8192;
 constexpr int64_t kManyClasses = 8192;
+constexpr int64_t kMostScaleBlocks = 1024;  // so that few start in vain
 
 // Few rows a block keep every multiprocessor busy; many share the work in double among lanes.
 int64_t rows_per_block(const RowShape& shape) {
@@ -154,12 +155,25 @@ void cross_entropy_backward(const CrossEntropyArguments<T>& arguments,
   launch(task, static_cast<cudaStream_t>(stream));
 }
 
+template <typename T>
+void cross_entropy_scale(T* gradient, int64_t count, const Compute<T>* factor, Stream stream) {
+  constexpr const char* kName = "cross_entropy_scale";
+  if (count > 0) {
+    const int64_t blocks = std::min(ceil_div(count, kSumThreads * kLanes<T>), kMostScaleBlocks);
+    cross_entropy_scale_kernel<T>
+        <<<grid_of(blocks, kName), kSumThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+            gradient, count, factor);
+    check_launch(kName);
+  }
+}
+
 #define MAKEMORE_EXT_DEFINE(T)                                                                    \
   template void cross_entropy_forward(const CrossEntropyArguments<T>&, Compute<T>*, double*,      \
                                       double*, RowView<T>, double*, Stream);                      \
   template void cross_entropy_backward(const CrossEntropyArguments<T>&, Vector<const Compute<T>>, \
                                        Vector<const Compute<T>>, const double*, const double*,    \
-                                       RowView<T>, Stream);
+                                       RowView<T>, Stream);                                       \
+  template void cross_entropy_scale(T*, int64_t, const Compute<T>*, Stream);
 MAKEMORE_EXT_CUDA_DTYPES(MAKEMORE_EXT_DEFINE)
 #undef MAKEMORE_EXT_DEFINE
 

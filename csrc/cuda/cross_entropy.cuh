@@ -55,4 +55,29 @@ __global__ void __launch_bounds__(kSumThreads)
   }
 }
 
+// gradient *= *factor, all of it side by side in memory: for one that forward formed, before the
+// upstream gradient was known. A factor of 1, as loss.backward() has it, costs one look.
+template <typename T>
+__global__ void __launch_bounds__(kSumThreads)
+    cross_entropy_scale_kernel(T* gradient, int64_t count, const Compute<T>* factor) {
+  const Compute<T> by = *factor;
+  if (by == Compute<T>(1)) {
+    return;
+  }
+  constexpr int lanes = kLanes<T>;
+  const int64_t vectors = count / lanes;
+  for (int64_t i = thread_index(); i < vectors; i += thread_count()) {
+    auto values = Pack<T, lanes>::load(gradient + i * lanes);
+#pragma unroll
+    for (int k = 0; k < lanes; ++k) {
+      values.lane[k] *= by;
+    }
+    values.store(gradient + i * lanes);
+  }
+  const int64_t rest = vectors * lanes + thread_index();
+  if (rest < count) {
+    gradient[rest] = narrow<T>(widen(gradient[rest]) * by);
+  }
+}
+
 }  // namespace makemore_ext::cuda

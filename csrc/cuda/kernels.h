@@ -32,6 +32,20 @@ void cross_entropy_backward(const CrossEntropyArguments<T>& arguments,
                             const double* statistics, const double* total_weight,
                             RowView<T> gradient, Stream stream);
 
+// gradient *= *factor; `count` elements side by side, the first at a multiple of 16 bytes.
+template <typename T>
+void cross_entropy_scale(T* gradient, int64_t count, const Compute<T>* factor, Stream stream);
+
+// The values of workspace that embedding_backward needs.
+int64_t embedding_workspace(int64_t tokens, int64_t features);
+
+// grad_weight, contiguous, as on the CPU. indices: sorted, [tokens]; order: for each of them the
+// row of grad_output it stands for, ascending where indices are equal. An index outside [0,
+// vocabulary) is passed over.
+template <typename T>
+void embedding_backward(Matrix<const T> grad_output, const int64_t* indices, const int64_t* order,
+                        Matrix<T> grad_weight, Compute<T>* workspace, Stream stream);
+
 enum class FloatingType : int64_t { half, bfloat16, single, wide };
 
 // A vector of any of them.

@@ -29,6 +29,26 @@ std::vector<int64_t> contiguous_strides(Sizes size) {
   return strides;
 }
 
+// Straight from the allocator, since torch::stable::new_empty, which looks its operator up by name,
+// costs more than a small kernel.
+Tensor allocate(const Tensor& like, Sizes size, Sizes strides, ScalarType dtype) {
+  int32_t device_type = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  AtenTensorHandle handle = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      static_cast<int64_t>(size.size()), size.data(), strides.data(),
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), device_type,
+      like.get_device_index(), &handle));
+  Tensor result(handle);
+  if (like.is_cpu()) {
+    cpu::advise_huge_pages(result.mutable_data_ptr(),
+                           static_cast<std::size_t>(result.numel()) * result.element_size());
+  }
+  return result;
+}
+
+}  // namespace
+
 bool has_gap_or_overlap(const Tensor& tensor) {
   if (tensor.is_contiguous()) {
     return false;
@@ -50,26 +70,6 @@ bool has_gap_or_overlap(const Tensor& tensor) {
   }
   return false;
 }
-
-// Straight from the allocator, since torch::stable::new_empty, which looks its operator up by name,
-// costs more than a small kernel.
-Tensor allocate(const Tensor& like, Sizes size, Sizes strides, ScalarType dtype) {
-  int32_t device_type = 0;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
-  AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      static_cast<int64_t>(size.size()), size.data(), strides.data(),
-      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), device_type,
-      like.get_device_index(), &handle));
-  Tensor result(handle);
-  if (like.is_cpu()) {
-    cpu::advise_huge_pages(result.mutable_data_ptr(),
-                           static_cast<std::size_t>(result.numel()) * result.element_size());
-  }
-  return result;
-}
-
-}  // namespace
 
 Tensor allocate(const Tensor& like, Sizes size, ScalarType dtype) {
   return allocate(like, size, contiguous_strides(size), dtype);
