@@ -97,15 +97,20 @@ struct ColumnSums {
 };
 
 template <int count, typename Pass, typename T>
+__device__ inline PerLane<Compute<T>, count> centre_of(const Pass& pass, const ColumnGrid<T>& grid,
+                                                       const ColumnShare<T>& share,
+                                                       int64_t column) {
+  return pass.template centre<count>({share.begin, share.end - share.begin, column, 1},
+                                     {share.begin, 0, column},
+                                     [&](int k) { return grid.channel(column + k); });
+}
+
+template <int count, typename Pass, typename T>
 __device__ inline void sum_unit(const Pass& pass, const ColumnGrid<T>& grid,
                                 const ColumnShare<T>& share, ColumnSums<T>& sums) {
   using C = Compute<T>;
   const int64_t column = grid.column(share.unit);
-  PerLane<C, count> centre;
-#pragma unroll
-  for (int k = 0; k < count; ++k) {
-    centre.values[k] = pass.centre(grid.channel(column + k), {share.begin, 0, column + k});
-  }
+  const PerLane<C, count> centre = centre_of<count>(pass, grid, share, column);
   const int64_t run = static_cast<int64_t>(kRunRows) * share.step;
   int64_t row = share.first;
   for (; row + run - share.step < share.end; row += run) {
@@ -173,8 +178,8 @@ __global__ void __launch_bounds__(kBatchNormThreads, 2)
     const int64_t column = grid.column(share.unit) + k;
     const int64_t channel = grid.channel(column);
     const int64_t part = share.group * grid.cut.inner + (column - channel * grid.cut.inner);
-    const auto centre = pass.centre(channel, {share.begin, 0, column});
-    pass.store(channel, part, centre, first, second);
+    const auto centre = centre_of<1>(pass, grid, share, column);
+    pass.store(channel, part, centre[0], first, second);
   }
 }
 

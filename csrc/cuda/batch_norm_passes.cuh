@@ -4,7 +4,8 @@
 // batch_norm_planes.cuh.
 //
 // A pass is asked, in this order, for
-//   add     terms of some elements of a part of a channel, added to its sums about a centre
+//   centre  about which to sum a part of a channel
+//   add     terms of some of its elements, added to its sums
 //   store   the sums of a part, in double, to the workspace
 //   finish  of a channel: the parts' sums to statistics or gradients, and to parameters for
 //   apply   which writes some elements
@@ -190,10 +191,36 @@ struct ForwardPass : BatchNormPass<T, double> {
     return is(this->arguments.input.outer_stride) || is(output.outer_stride);
   }
 
-  // An element of the part itself: its distance to the part's mean is within what the part's
-  // variance tells of anyway, so that sums about it lose little.
-  __device__ C centre(int64_t, const Place& first) const {
-    return widen(*first.in(this->arguments.input));
+  // The mean of a few elements of the part, for each of `count` neighbouring channels, without the
+  // least and the most of them, which may be outliers. Sums about it lose little: it is close to
+  // the part's mean, or what moves it away is in the part's variance too.
+  template <int count, typename Channels>
+  __device__ PerLane<C, count> centre(const Part& part, const Place& origin,
+                                      const Channels&) const {
+    constexpr int kSamples = 8;
+    Pack<T, count> samples[kSamples];
+#pragma unroll
+    for (int i = 0; i < kSamples; ++i) {
+      const Place place{origin.row + i * part.rows / kSamples, origin.channel,
+                        origin.index + i * part.size / kSamples};
+      samples[i] = Pack<T, count>::load(place.in(this->arguments.input));
+    }
+    PerLane<C, count> result;
+#pragma unroll
+    for (int k = 0; k < count; ++k) {
+      C least = samples[0].lane[k];
+      C most = least;
+      C sum = 0;
+#pragma unroll
+      for (int i = 0; i < kSamples; ++i) {
+        least = fmin(least, samples[i].lane[k]);
+        most = fmax(most, samples[i].lane[k]);
+        sum += samples[i].lane[k] / kSamples;  // cannot overflow
+      }
+      constexpr C kShare = C(kSamples) / (kSamples - 2);
+      result.values[k] = (sum - least / kSamples - most / kSamples) * kShare;
+    }
+    return result;
   }
 
   template <int count, int lanes>
@@ -320,8 +347,14 @@ struct BackwardPass : BatchNormPass<T, const double> {
            (gradients.grad_input.data != nullptr && is(gradients.grad_input.outer_stride));
   }
 
-  __device__ C centre(int64_t channel, const Place&) const {
-    return static_cast<C>(this->mean(channel));
+  template <int count, typename Channels>
+  __device__ PerLane<C, count> centre(const Part&, const Place&, const Channels& channel_of) const {
+    PerLane<C, count> result;
+#pragma unroll
+    for (int k = 0; k < count; ++k) {
+      result.values[k] = static_cast<C>(this->mean(channel_of(k)));
+    }
+    return result;
   }
 
   template <int count, int lanes>

@@ -59,7 +59,8 @@ __global__ void __launch_bounds__(kBatchNormThreads, 2)
   const int64_t channel = block_index() / grid.cut.parts();
   const int64_t index = block_index() % grid.cut.parts();
   const Part part = grid.cut.part(index);
-  const PerLane<C, 1> centre{pass.centre(channel, {part.row, channel, part.index})};
+  const PerLane<C, 1> centre =
+      pass.template centre<1>(part, {part.row, channel, part.index}, [&](int) { return channel; });
 
   Sum<C> first{};
   Sum<C> second{};

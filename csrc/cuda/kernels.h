@@ -48,6 +48,15 @@ void embedding_backward(Matrix<const T> grad_output, const int64_t* indices, con
 
 enum class FloatingType : int64_t { half, bfloat16, single, wide };
 
+template <typename T>
+inline constexpr FloatingType kFloatingType = FloatingType::wide;
+template <>
+inline constexpr FloatingType kFloatingType<Half> = FloatingType::half;
+template <>
+inline constexpr FloatingType kFloatingType<BFloat16> = FloatingType::bfloat16;
+template <>
+inline constexpr FloatingType kFloatingType<float> = FloatingType::single;
+
 // A vector of any of them.
 struct FloatingVector {
   void* data;  // null where there is none

@@ -22,18 +22,23 @@ struct Options {
   int64_t activation;
 };
 
-ScalarType parameter_dtype(const Tensor& input) {
-  return input.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
+// Of any floating dtype: read in evaluation, updated in training, unless there are none.
+struct Running {
+  OptionalTensor mean;
+  OptionalTensor variance;
+  double momentum;
+};
 
 void check(const Tensor& input, const OptionalTensor& weight, const OptionalTensor& bias,
            const Options& options) {
   STD_TORCH_CHECK(input.dim() >= 2, "input must have at least 2 dimensions, got ", input.dim());
   if (weight) {
-    check_vector(*weight, input.size(1), parameter_dtype(input), "weight");
+    check_vector(*weight, input.size(1), compute_dtype(input), "weight");
+    check_device(*weight, input, "weight");
   }
   if (bias) {
-    check_vector(*bias, input.size(1), parameter_dtype(input), "bias");
+    check_vector(*bias, input.size(1), compute_dtype(input), "bias");
+    check_device(*bias, input, "bias");
   }
   STD_TORCH_CHECK(options.activation >= 0 && options.activation <= 2,
                   "activation must be 0, 1 or 2, got ", options.activation);
@@ -115,8 +120,8 @@ ChannelShape channel_shape(const Tensor& input, bool channels_last) {
 
 template <typename T>
 BatchNormArguments<T> arguments(const Tensor& input, const Viewed<T>& viewed,
-                                     const OptionalTensor& weight, const OptionalTensor& bias,
-                                     const Options& options, bool channels_last) {
+                                const OptionalTensor& weight, const OptionalTensor& bias,
+                                const Options& options, bool channels_last) {
   return {channel_shape(input, channels_last),
           viewed.view(),
           const_data<Compute<T>>(weight),
@@ -127,14 +132,29 @@ BatchNormArguments<T> arguments(const Tensor& input, const Viewed<T>& viewed,
           static_cast<Activation>(options.activation)};
 }
 
+void check(const Running& running, const Tensor& input) {
+  const auto check_one = [&](const Tensor& vector, const char* name) {
+    check_dim(vector, 1, name);
+    check_size(vector, 0, input.size(1), name);
+    check_device(vector, input, name);
+  };
+  check_one(*running.mean, "running_mean");
+  check_one(*running.variance, "running_var");
+}
+
+// Only a tensor that is written may lose its copy-on-write.
+template <typename T>
+T* running_data(const Tensor& vector, bool write) {
+  return write ? mutable_data<T>(vector) : const_cast<T*>(const_data<T>(vector));
+}
+
 // Calls body(i, value) for the elements of a vector of any floating dtype, which `body` may change.
 template <typename Body>
 void for_each_value(const Tensor& vector, bool write, const Body& body) {
   with_floating_type(vector.scalar_type(), "running statistics", [&](auto zero) {
     using T = decltype(zero);
     using C = Compute<T>;
-    // Only a tensor that is written may lose its copy-on-write.
-    T* const data = write ? mutable_data<T>(vector) : const_cast<T*>(const_data<T>(vector));
+    T* const data = running_data<T>(vector, write);
     for (int64_t i = 0; i < vector.size(0); ++i) {
       T* const element = data + i * vector.stride(0);
       C value;
@@ -147,14 +167,8 @@ void for_each_value(const Tensor& vector, bool write, const Body& body) {
   });
 }
 
-void check_running(const Tensor& running, const Tensor& input, const char* name) {
-  check_dim(running, 1, name);
-  check_size(running, 0, input.size(1), name);
-}
-
 void read(const Tensor& running, double* destination) {
-  for_each_value(running, false,
-                 [&](int64_t i, double value) { return destination[i] = value; });
+  for_each_value(running, false, [&](int64_t i, double value) { return destination[i] = value; });
 }
 
 // running = (1 - momentum) running + momentum factor statistic
@@ -164,27 +178,75 @@ void update(const Tensor& running, const double* statistic, double momentum, dou
   });
 }
 
-// statistics: those of evaluation are in place, those of training are computed.
-Tensor forward(const Tensor& input, const OptionalTensor& weight, const OptionalTensor& bias,
-               const Tensor& statistics, const Options& options) {
+template <typename T>
+void forward_on_cpu(const BatchNormArguments<T>& arguments, const Running& running,
+                    double* statistics, const ChannelView<T>& output) {
+  const int64_t channels = arguments.shape.channels;
+  if (arguments.shape.elements() == 0) {
+    std::fill(statistics, statistics + 3 * channels, 0.0);
+    return;
+  }
+  if (!arguments.training) {
+    read(*running.mean, statistics);
+    read(*running.variance, statistics + channels);
+  }
+  cpu::kernels<T>().batch_norm_forward(arguments, statistics, output);
+  if (arguments.training && running.mean) {
+    const double count = static_cast<double>(arguments.shape.per_channel());
+    update(*running.mean, statistics, running.momentum, 1);
+    update(*running.variance, statistics + channels, running.momentum,
+           (count - arguments.correction) / (count - 1));
+  }
+}
+
+cuda::FloatingVector floating_vector(const OptionalTensor& vector, bool write) {
+  if (!vector) {
+    return {};
+  }
+  return with_floating_type(vector->scalar_type(), "running statistics", [&](auto zero) {
+    using T = decltype(zero);
+    return cuda::FloatingVector{running_data<T>(*vector, write), vector->stride(0),
+                                cuda::kFloatingType<T>};
+  });
+}
+
+template <typename T>
+Tensor allocate_workspace(const Tensor& input, const ChannelShape& shape) {
+  return allocate(input, {cuda::batch_norm_workspace<T>(shape)}, ScalarType::Double);
+}
+
+std::tuple<Tensor, Tensor> forward(const Tensor& input, const OptionalTensor& weight,
+                                   const OptionalTensor& bias, const Running& running,
+                                   const Options& options) {
+  check(input, weight, bias, options);
+  if (running.mean || !options.training) {
+    STD_TORCH_CHECK(running.mean && running.variance, "evaluation needs running statistics");
+    check(running, input);
+  }
   const OptionalTensor dense_weight = make_contiguous(weight);
   const OptionalTensor dense_bias = make_contiguous(bias);
   const bool channels_last = is_channels_last(input);
   Tensor output = allocate_dense(input, channels_last);
-  if (input.numel() == 0) {
-    double* const values = mutable_data<double>(statistics);
-    std::fill(values, values + 3 * input.size(1), 0.0);
-    return output;
-  }
+  Tensor statistics = allocate(input, {3, input.size(1)}, ScalarType::Double);
   with_floating_type(input.scalar_type(), "input", [&](auto zero) {
     using T = decltype(zero);
     const Viewed<T> viewed(input, channels_last);
-    cpu::kernels<T>().batch_norm_forward(
-        arguments<T>(input, viewed, dense_weight, dense_bias, options, channels_last),
-        mutable_data<double>(statistics),
-        channel_view(output, mutable_data<T>(output), channels_last));
+    const BatchNormArguments<T> call =
+        arguments<T>(input, viewed, dense_weight, dense_bias, options, channels_last);
+    double* const values = mutable_data<double>(statistics);
+    const ChannelView<T> result = channel_view(output, mutable_data<T>(output), channels_last);
+    on_device_of(
+        input, [&] { forward_on_cpu(call, running, values, result); },
+        [&](auto stream) {
+          const Tensor workspace = allocate_workspace<T>(input, call.shape);
+          cuda::batch_norm_forward<T>(
+              call,
+              {floating_vector(running.mean, options.training),
+               floating_vector(running.variance, options.training), running.momentum},
+              values, result, mutable_data<double>(workspace), stream);
+        });
   });
-  return output;
+  return {output, statistics};
 }
 
 std::tuple<Tensor, Tensor> batch_norm_forward(const Tensor& input, const OptionalTensor& weight,
@@ -193,36 +255,20 @@ std::tuple<Tensor, Tensor> batch_norm_forward(const Tensor& input, const Optiona
                                               const OptionalTensor& running_var, bool training,
                                               double correction, double eps, int64_t activation) {
   const Options options{training, correction, eps, activation};
-  check(input, weight, bias, options);
-  Tensor statistics = allocate(input, {3, input.size(1)}, ScalarType::Double);
-  if (!training) {
-    STD_TORCH_CHECK(running_mean && running_var, "evaluation needs running statistics");
-    check_running(*running_mean, input, "running_mean");
-    check_running(*running_var, input, "running_var");
-    read(*running_mean, mutable_data<double>(statistics));
-    read(*running_var, mutable_data<double>(statistics) + input.size(1));
+  if (training) {
+    return forward(input, weight, bias, {}, options);
   }
-  Tensor output = forward(input, weight, bias, statistics, options);
-  return {output, statistics};
+  return forward(input, weight, bias, {running_mean, running_var, 0}, options);
 }
 
-std::tuple<Tensor, Tensor> batch_norm_forward_and_update(
-    const Tensor& input, const OptionalTensor& weight, const OptionalTensor& bias,
-    Tensor& running_mean, Tensor& running_var, double momentum, double correction, double eps,
-    int64_t activation) {
-  const Options options{true, correction, eps, activation};
-  check(input, weight, bias, options);
-  check_running(running_mean, input, "running_mean");
-  check_running(running_var, input, "running_var");
-  Tensor statistics = allocate(input, {3, input.size(1)}, ScalarType::Double);
-  Tensor output = forward(input, weight, bias, statistics, options);
-  if (input.numel() > 0) {
-    const double count = static_cast<double>(input.numel() / input.size(1));
-    update(running_mean, const_data<double>(statistics), momentum, 1);
-    update(running_var, const_data<double>(statistics) + input.size(1), momentum,
-           (count - correction) / (count - 1));
-  }
-  return {output, statistics};
+std::tuple<Tensor, Tensor> batch_norm_forward_and_update(const Tensor& input,
+                                                         const OptionalTensor& weight,
+                                                         const OptionalTensor& bias,
+                                                         Tensor& running_mean, Tensor& running_var,
+                                                         double momentum, double correction,
+                                                         double eps, int64_t activation) {
+  return forward(input, weight, bias, {running_mean, running_var, momentum},
+                 {true, correction, eps, activation});
 }
 
 std::tuple<Tensor, Tensor, Tensor> batch_norm_backward(
@@ -232,56 +278,68 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_backward(
   const Options options{training, correction, 0, activation};
   check(input, weight, std::nullopt, options);
   check_like(grad_output, input, "grad_output");
+  check_device(grad_output, input, "grad_output");
   check_sizes(statistics, {3, input.size(1)}, "statistics");
   check_dtype(statistics, ScalarType::Double, "statistics");
+  check_device(statistics, input, "statistics");
   STD_TORCH_CHECK(statistics.is_contiguous(), "statistics must be contiguous");
   STD_TORCH_CHECK(output.has_value() == (activation != 0),
                   "output must be given exactly when there is an activation");
   if (output) {
     check_like(*output, input, "output");
+    check_device(*output, input, "output");
   }
   const OptionalTensor dense_weight = make_contiguous(weight);
   const bool channels_last = is_channels_last(input);
   Tensor grad_input =
       needs_grad_input ? allocate_dense(input, channels_last) : allocate(input, {0});
   const int64_t channels = needs_grad_parameters ? input.size(1) : 0;
-  Tensor grad_weight = allocate(input, {channels}, parameter_dtype(input));
-  Tensor grad_bias = allocate(input, {channels}, parameter_dtype(input));
+  Tensor grad_weight = allocate(input, {channels}, compute_dtype(input));
+  Tensor grad_bias = allocate(input, {channels}, compute_dtype(input));
   with_floating_type(input.scalar_type(), "input", [&](auto zero) {
     using T = decltype(zero);
     using C = Compute<T>;
-    C* const weights = mutable_data<C>(grad_weight);
-    C* const biases = mutable_data<C>(grad_bias);
-    if (input.numel() == 0) {
-      std::fill(weights, weights + channels, C(0));
-      std::fill(biases, biases + channels, C(0));
-      return;
-    }
     const Viewed<T> viewed(input, channels_last);
     const Viewed<T> viewed_grad(grad_output, channels_last);
     const Viewed<T> viewed_output = output ? Viewed<T>(*output, channels_last) : Viewed<T>();
-    BatchNormGradients<T> gradients{viewed_grad.view(), viewed_output.view(), {}, nullptr,
-                                         nullptr};
+    const BatchNormArguments<T> call =
+        arguments<T>(input, viewed, dense_weight, std::nullopt, options, channels_last);
+    const double* const known = const_data<double>(statistics);
+    BatchNormGradients<T> gradients{viewed_grad.view(), viewed_output.view(), {}, nullptr, nullptr};
     if (needs_grad_input) {
       gradients.grad_input = channel_view(grad_input, mutable_data<T>(grad_input), channels_last);
     }
     if (needs_grad_parameters) {
-      gradients.grad_weight = weights;
-      gradients.grad_bias = biases;
+      gradients.grad_weight = mutable_data<C>(grad_weight);
+      gradients.grad_bias = mutable_data<C>(grad_bias);
     }
-    cpu::kernels<T>().batch_norm_backward(
-        arguments<T>(input, viewed, dense_weight, std::nullopt, options, channels_last),
-        const_data<double>(statistics), gradients);
+    on_device_of(
+        input,
+        [&] {
+          if (input.numel() == 0) {
+            std::fill_n(gradients.grad_weight, channels, C(0));
+            std::fill_n(gradients.grad_bias, channels, C(0));
+          } else {
+            cpu::kernels<T>().batch_norm_backward(call, known, gradients);
+          }
+        },
+        [&](auto stream) {
+          const Tensor workspace = allocate_workspace<T>(input, call.shape);
+          cuda::batch_norm_backward<T>(call, known, gradients, mutable_data<double>(workspace),
+                                       stream);
+        });
   });
   return {grad_input, grad_weight, grad_bias};
 }
 
-}  // namespace
-
-STABLE_TORCH_LIBRARY_IMPL(makemore_ext, CPU, library) {
+void implement(Library& library) {
   library.impl("batch_norm_forward", TORCH_BOX(&batch_norm_forward));
   library.impl("batch_norm_forward_and_update", TORCH_BOX(&batch_norm_forward_and_update));
   library.impl("batch_norm_backward", TORCH_BOX(&batch_norm_backward));
 }
+
+}  // namespace
+
+MAKEMORE_EXT_ON_EVERY_DEVICE(implement)
 
 }  // namespace makemore_ext

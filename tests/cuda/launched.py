@@ -77,7 +77,11 @@ def _numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
 
 
 def _dtype(dtype: torch.dtype) -> Any:
-    return np.dtype(np.uint16) if dtype == torch.bfloat16 else _numpy(torch.empty(0, dtype=dtype)).dtype
+    return (
+        np.dtype(np.uint16)
+        if dtype == torch.bfloat16
+        else _numpy(torch.empty(0, dtype=dtype)).dtype
+    )
 
 
 class Placed:
@@ -85,7 +89,9 @@ class Placed:
 
     def __init__(self, device: Device, tensor: Tensor, offset: int = 0, *, empty: bool = False):
         self._like = tensor
-        extent = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+        extent = sum(
+            (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+        )
         self._count = 0 if tensor.numel() == 0 else extent + 1
         storage = torch.as_strided(tensor, (self._count,), (1,))
         if empty:
@@ -123,6 +129,16 @@ def row_shape(tensor: Tensor) -> RowShape:
 def row_view(tensor: Tensor, address: int) -> RowView:
     strides = tuple(tensor.stride(dim) for dim in row_dims(tensor))
     return RowView(address, tensor.stride(class_dim(tensor)), strides)
+
+
+def call(
+    launchers: Launchers, device: Device, name: str, *arguments: Any, check: bool = True
+) -> None:
+    """Calls a launcher of tests/cuda/launchers; RuntimeError with what it throws."""
+    if launchers.call(device, name, *arguments, check=check):
+        text = ctypes.create_string_buffer(1000)
+        launchers.call(device, "message", text, len(text))
+        raise RuntimeError(text.value.decode())
 
 
 class CrossEntropy:
@@ -171,8 +187,7 @@ class CrossEntropy:
         )
 
     def _call(self, launchers: Launchers, name: str, *arguments: Any) -> None:
-        code = launchers.call(self.device, name, NUMBERS[self.dtype], *arguments, None)
-        assert code == 0, launchers.text("last_message")
+        call(launchers, self.device, name, NUMBERS[self.dtype], *arguments, None)
 
     def _rows(self) -> tuple[int, ...]:
         return tuple(self._like.shape[dim] for dim in row_dims(self._like))
@@ -184,9 +199,9 @@ class CrossEntropy:
         return Placed(self.device, self._gradient_like, self._gradient_offset, empty=True)
 
     def forward(
-        self, launchers: Launchers, *, with_gradient: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """loss, statistics, total_weight, and the gradient."""
+        self, launchers: Launchers, *, with_gradient: bool = False, keep_statistics: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """loss, statistics, total_weight and gradient; empty where not asked for."""
         loss = self._empty(() if self.reduction else self._rows(), self.compute)
         statistics = self._empty((3, *self._rows()), torch.float64)
         total = self._empty((), torch.float64)
@@ -195,14 +210,16 @@ class CrossEntropy:
         size = launchers.call(self.device, "workspace", ctypes.byref(self.shape))
         workspace = self.device.empty(size, np.float64)
         self._call(
-            launchers, "forward", ctypes.byref(self.arguments), loss.buffer, statistics.buffer,
-            total.buffer, ctypes.byref(view), workspace,
+            launchers, "forward", ctypes.byref(self.arguments), loss.buffer,
+            statistics.buffer if keep_statistics else None, total.buffer, ctypes.byref(view),
+            workspace,
         )  # fmt: skip
+        none = torch.empty(0)
         return (
             loss.tensor(),
-            statistics.tensor(),
+            statistics.tensor() if keep_statistics else none,
             total.tensor(),
-            None if gradient is None else gradient.tensor(),
+            none if gradient is None else gradient.tensor(),
         )
 
     def backward(

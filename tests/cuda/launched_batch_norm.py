@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from cuda_bench import Device
 from cuda_bench.launchers import Launchers
-from launched import NUMBERS, Placed
+from launched import NUMBERS, Placed, call
 from torch import Tensor
 
 
@@ -138,22 +138,15 @@ class BatchNorm:
             self.device, "workspace", NUMBERS[self.dtype], ctypes.byref(self.arguments.shape)
         )
         workspace = self.device.empty(size, np.float64)
-        code = self._launchers.call(
-            self.device, name, NUMBERS[self.dtype], *arguments, workspace, None
-        )
-        assert code == 0, self._message()
-
-    def _message(self) -> str:
-        text = self._launchers._library["last_message"]
-        text.restype = ctypes.c_char_p
-        return text().decode()
+        number = NUMBERS[self.dtype]
+        call(self._launchers, self.device, name, number, *arguments, workspace, None)
 
     def forward(
         self, running_mean: Tensor | None = None, running_var: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """output, statistics, and the running statistics afterwards."""
         output = self._result()
-        view = channel_view(self._like_result(output), output.address)
+        view = channel_view(torch.empty_like(self._like), output.address)
         statistics = Placed(
             self.device, torch.empty((3, self._like.shape[1]), dtype=torch.float64), empty=True
         )
@@ -171,9 +164,6 @@ class BatchNorm:
         )  # fmt: skip
         after = [None if vector is None else vector.tensor() for vector in placed]
         return output.tensor(), statistics.tensor(), after[0], after[1]
-
-    def _like_result(self, placed: Placed) -> Tensor:
-        return torch.empty_like(self._like)
 
     def backward(
         self,
