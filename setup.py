@@ -1,11 +1,20 @@
 """Builds the native half, makemore_ext._C. Everything else about the package is in pyproject.toml.
 
-The CPU kernels (csrc/cpu/kernels.cpp) are compiled once for each instruction set, the rest once.
+The CPU kernels (csrc/cpu/kernels.cpp) are compiled once for each instruction set, the CUDA kernels
+(csrc/cuda/*.cu) once for all architectures where there is an nvcc, the rest once.
+
+MAKEMORE_EXT_CUDA=0 leaves CUDA out, =1 makes its absence an error. TORCH_CUDA_ARCH_LIST names other
+architectures than ARCHITECTURES. MAX_JOBS bounds how many compilers run at once.
 """
 
 import os
 import platform
+import re
+import shlex
 import shutil
+import subprocess
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -21,8 +30,10 @@ except ImportError as error:
 
 TORCH_MINIMUM = (2, 13)
 TORCH_TARGET_VERSION = "0x020d000000000000"  # the stable ABI of 2.13: later versions load it too
+ARCHITECTURES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0+PTX")
 
 ROOT = Path(__file__).resolve().parent
+COMPILER = shlex.split(os.environ.get("CXX", "c++"))
 FLAGS = [
     "-std=c++20",
     "-O3",
@@ -46,34 +57,122 @@ if platform.machine().lower() in ("x86_64", "amd64"):
     FLAGS.append("-DMAKEMORE_EXT_X86")
 
 
-class BuildKernels(BuildExtension):
-    """Compiles the kernels for each instruction set, then the extension around them."""
-
-    def build_extension(self, extension: Extension) -> None:
-        for capability, flags in KERNEL_BUILDS.items():
-            extension.extra_objects += self.compiler.compile(
-                ["csrc/cpu/kernels.cpp"],
-                output_dir=str(Path(self.build_temp, capability)),
-                extra_postargs=[*FLAGS, f"-DMAKEMORE_EXT_CAPABILITY={capability}", *flags],
-                depends=[str(path) for path in sorted(Path("csrc").rglob("*.h"))],
-            )
-        super().build_extension(extension)
-
-
 def check_requirements() -> None:
     """Exits with one sentence where the build cannot work."""
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
     if version < TORCH_MINIMUM:
         raise SystemExit(f"makemore_ext needs torch >= 2.13 to build, found {torch.__version__}")
-    compiler = os.environ.get("CXX", "c++")
-    if shutil.which(compiler.split()[0]) is None:
+    if shutil.which(COMPILER[0]) is None:
         raise SystemExit(
-            f"makemore_ext needs a C++20 compiler, `{compiler}` was not found: "
+            f"makemore_ext needs a C++20 compiler, `{COMPILER[0]}` was not found: "
             "install g++ or clang++, or name one in CXX"
         )
 
 
+class Cuda:
+    """The toolkit, and the architectures to compile for."""
+
+    def __init__(self, home: Path) -> None:
+        self.nvcc = home / "bin" / "nvcc"
+        self.runtime = next(iter(sorted(home.glob("lib*/**/libcudart_static.a"))), None)
+        known = re.findall(r"compute_(\d+)", self._ask("--list-gpu-arch"))
+        asked = re.split(r"[;,\s]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip(" ;,"))
+        self.architectures = (
+            asked
+            if asked != [""]
+            else [
+                name
+                for name in ARCHITECTURES
+                if name.removesuffix("+PTX").replace(".", "") in known
+            ]
+        )
+        for name in self.architectures:
+            number = re.fullmatch(r"(\d+)\.(\d+)(?:\+PTX)?", name)
+            if number is None or "".join(number.groups()) not in known:
+                raise SystemExit(
+                    f"makemore_ext cannot compile for {name!r} of TORCH_CUDA_ARCH_LIST: "
+                    f"{self.nvcc} knows {', '.join(f'{k[:-1]}.{k[-1]}' for k in known)}, each "
+                    "optionally with +PTX"
+                )
+        if self.runtime is None or not self.architectures:
+            raise SystemExit(
+                f"makemore_ext cannot use the CUDA toolkit in {home}, which lacks "
+                f"{'an architecture it knows' if self.runtime else 'libcudart_static.a'}: install "
+                "CUDA 13 or set MAKEMORE_EXT_CUDA=0"
+            )
+
+    def _ask(self, option: str) -> str:
+        return subprocess.run([self.nvcc, option], capture_output=True, text=True).stdout
+
+    def command(self, source: str) -> list[str]:
+        flags = ["-std=c++17", "-O3", "-Werror=all-warnings", "-Wno-deprecated-gpu-targets"]
+        flags += ["-Xcompiler=-fPIC,-fvisibility=hidden", "-ccbin", COMPILER[0]]
+        for name in self.architectures:
+            number = name.removesuffix("+PTX").replace(".", "")
+            codes = f"sm_{number},compute_{number}" if name.endswith("+PTX") else f"sm_{number}"
+            flags.append(f"-gencode=arch=compute_{number},code=[{codes}]")
+        return [str(self.nvcc), *flags, "-c", source]
+
+
+def find_cuda() -> Cuda | None:
+    """The toolkit that CUDA_HOME, CUDA_PATH, PATH, /usr/local or pip has; None without CUDA."""
+    wanted = os.environ.get("MAKEMORE_EXT_CUDA", "")
+    if wanted not in ("", "0", "1"):
+        raise SystemExit(f"MAKEMORE_EXT_CUDA must be 0 or 1, got {wanted!r}")
+    if wanted == "0":
+        return None
+    homes = [Path(os.environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    if nvcc := shutil.which("nvcc"):  # it may be a script that starts another, which says where
+        said = subprocess.run([nvcc, "--dryrun", "-x", "cu", os.devnull], capture_output=True)
+        homes += [Path(top) for top in re.findall(r"TOP=(.*)", said.stderr.decode())]
+    homes.append(Path("/usr/local/cuda"))
+    homes += sorted(Path(sysconfig.get_path("purelib")).glob("nvidia/cu*"))
+    home = next((home.resolve() for home in homes if (home / "bin" / "nvcc").is_file()), None)
+    if home is None and wanted == "1":
+        raise SystemExit(
+            "MAKEMORE_EXT_CUDA=1 asks for the CUDA kernels, but no nvcc was found: install the CUDA "
+            "toolkit, or name its folder in CUDA_HOME"
+        )
+    return None if home is None else Cuda(home)
+
+
+class BuildKernels(BuildExtension):
+    """Compiles the kernels, several at once, then the extension around them."""
+
+    def build_extension(self, extension: Extension) -> None:
+        jobs = {}
+        for capability, flags in KERNEL_BUILDS.items():
+            define = f"-DMAKEMORE_EXT_CAPABILITY={capability}"
+            command = [*COMPILER, *FLAGS, "-fPIC", define, *flags, "-c", "csrc/cpu/kernels.cpp"]
+            jobs[f"cpu_{capability}.o"] = command
+        for source in sorted(Path("csrc/cuda").glob("*.cu")) if CUDA else []:
+            jobs[f"cuda_{source.stem}.o"] = CUDA.command(str(source))
+        folder = Path("build/kernels")
+        folder.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
+            objects = pool.map(lambda name: compile_object(jobs[name], folder / name), jobs)
+            extension.extra_objects += [str(path) for path in objects]
+        if CUDA:
+            extension.extra_objects += [str(CUDA.runtime)]
+        super().build_extension(extension)
+
+
+def compile_object(command: list[str], target: Path) -> Path:
+    """Runs the compiler unless the object is newer than its sources and was made the same way."""
+    record = target.with_suffix(".txt")
+    made = target.stat().st_mtime if target.exists() and record.exists() else 0
+    folder = Path(command[-1]).parent
+    sources = [*folder.glob("*"), *Path("csrc").glob("*.h")]
+    if made < max(path.stat().st_mtime for path in sources) or record.read_text() != str(command):
+        record.unlink(missing_ok=True)
+        print(shlex.join([*command, "-o", str(target)]), flush=True)
+        subprocess.run([*command, "-o", str(target)], check=True)
+        record.write_text(str(command))
+    return target
+
+
 check_requirements()
+CUDA = find_cuda()
 setup(
     ext_modules=[
         CppExtension(
@@ -87,11 +186,12 @@ setup(
             extra_compile_args=[
                 *FLAGS,
                 f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
+                *([f'-DMAKEMORE_EXT_CUDA="{" ".join(CUDA.architectures)}"'] if CUDA else []),
                 # As system headers, torch's give no warnings; their paths stay out of messages.
                 *(f"-isystem{path}" for path in include_paths()),
                 *(f"-ffile-prefix-map={path}/=" for path in include_paths()),
             ],
-            extra_link_args=["-s"],
+            extra_link_args=["-s", *(["-Wl,--exclude-libs,ALL", "-ldl", "-lrt"] if CUDA else [])],
         )
     ],
     cmdclass={"build_ext": BuildKernels},

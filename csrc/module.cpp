@@ -90,6 +90,12 @@ PYBIND11_MODULE(_C, module) {
   // Decided here so that a capability that cannot be had is an error of the import.
   module.attr("cpu_capability") = makemore_ext::cpu::capability();
   module.attr("torch_version") = TORCH_VERSION;
+  // The names of the architectures, with spaces between, and none without CUDA.
+#ifdef MAKEMORE_EXT_CUDA
+  module.attr("cuda_architectures") = MAKEMORE_EXT_CUDA;
+#else
+  module.attr("cuda_architectures") = "";
+#endif
   makemore_ext::FusedMLP<float>::declare(module, "FusedMLPFloat");
   makemore_ext::FusedMLP<double>::declare(module, "FusedMLPDouble");
 }

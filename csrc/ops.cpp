@@ -19,13 +19,23 @@ STABLE_TORCH_LIBRARY(makemore_ext, library) {
       "cross_entropy_backward_(Tensor grad_output, Tensor? grad_lse, Tensor(a!) input, "
       "Tensor target, Tensor? weight, Tensor statistics, Tensor total_weight, int reduction, "
       "int ignore_index, float label_smoothing, float lse_square_scale) -> ()");
+  library.def("cross_entropy_scale_(Tensor(a!) gradient, Tensor factor) -> ()");
+  // Input [N, C, d1, ...]. weight and bias are float32, or float64 for float64 input; so are their
+  // gradients. statistics: see csrc/cpu/batch_norm.h, [3, C] float64. The running statistics are of
+  // any floating dtype: read in evaluation, updated by the second operator, which is for training.
+  // A gradient that is not needed has no elements.
   library.def(
       "batch_norm_forward(Tensor input, Tensor? weight, Tensor? bias, Tensor? running_mean, "
       "Tensor? running_var, bool training, float correction, float eps, int activation) "
       "-> (Tensor output, Tensor statistics)");
   library.def(
+      "batch_norm_forward_and_update(Tensor input, Tensor? weight, Tensor? bias, "
+      "Tensor(a!) running_mean, Tensor(b!) running_var, float momentum, float correction, "
+      "float eps, int activation) -> (Tensor output, Tensor statistics)");
+  library.def(
       "batch_norm_backward(Tensor grad_output, Tensor input, Tensor? weight, Tensor? output, "
-      "Tensor statistics, bool training, float correction, int activation) "
+      "Tensor statistics, bool training, float correction, int activation, "
+      "bool needs_grad_input, bool needs_grad_parameters) "
       "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
   library.def(
       "embedding_backward(Tensor grad_output, Tensor indices, int num_embeddings) -> Tensor");

@@ -1,5 +1,6 @@
 cpu_capability: str
 torch_version: str
+cuda_architectures: str
 
 class FusedMLPFloat:
     """Steps in float32 over memory given by addresses; makemore_ext.FusedMLP checks and calls."""

@@ -6,11 +6,19 @@ them; `FusedMLP` takes whole training steps in one call. Importing needs torch a
 """
 
 from importlib.metadata import version as _version
+from typing import Any as _Any
 
 from makemore_ext import makemore, reference
 from makemore_ext._native import cpu_capability as _cpu_capability
+from makemore_ext._native import cuda_architectures as _cuda_architectures
 from makemore_ext._native import torch_version as _torch_version
-from makemore_ext.batch_norm import BatchNormFunction, batch_norm
+from makemore_ext.batch_norm import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    BatchNormFunction,
+    batch_norm,
+)
 from makemore_ext.cross_entropy import (
     CrossEntropyFunction,
     CrossEntropyLoss,
@@ -21,6 +29,9 @@ from makemore_ext.fused_mlp import FusedMLP
 
 __version__ = _version("makemore_ext")
 __all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
     "BatchNormFunction",
     "CrossEntropyFunction",
     "CrossEntropyLoss",
@@ -35,16 +46,16 @@ __all__ = [
 ]
 
 
-def build_info() -> dict[str, str | None]:
+def build_info() -> dict[str, _Any]:
     """What was built: version, torch built against, CPU capability in use, CUDA architectures.
 
     `cpu_capability` is "default", "avx2" or "avx512": the best this processor has, or what the
-    environment variable MAKEMORE_EXT_CPU_CAPABILITY asked for. `cuda_architectures` is None
-    without CUDA.
+    environment variable MAKEMORE_EXT_CPU_CAPABILITY asked for. `cuda_architectures` is a list as
+    ["8.0", "9.0+PTX"], None where the kernels for CUDA were not built.
     """
     return {
         "version": __version__,
         "torch": _torch_version,
         "cpu_capability": _cpu_capability,
-        "cuda_architectures": None,
+        "cuda_architectures": _cuda_architectures,
     }

@@ -33,7 +33,7 @@ def check(
             f"[0, 1], got {_describe(input)}, {_describe(target)}, {_describe(weight)} and "
             f"{label_smoothing}"
         )
-    check_device("input", input)
+    check_device("input", input.device)
     if not isinstance(lse_square_scale, (int, float)):
         raise TypeError(f"lse_square_scale must be a number, got {lse_square_scale!r}")
 

@@ -174,6 +174,11 @@ def _(grad_output: Tensor, grad_lse: Tensor | None, input: Tensor, *_: Any) -> N
     return None
 
 
+@torch.library.register_fake("makemore_ext::cross_entropy_scale_")
+def _(gradient: Tensor, factor: Tensor) -> None:
+    return None
+
+
 # ---- batching, for torch.func.vmap: the batch becomes more rows ----
 
 

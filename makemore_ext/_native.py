@@ -13,6 +13,7 @@ except ModuleNotFoundError as error:
 operators = torch.ops.makemore_ext
 cpu_capability: str = _C.cpu_capability
 torch_version: str = _C.torch_version
+cuda_architectures: list[str] | None = _C.cuda_architectures.split() or None
 fused_mlp_steps: dict[torch.dtype, type[_C.FusedMLPFloat]] = {
     torch.float32: _C.FusedMLPFloat,
     torch.float64: _C.FusedMLPDouble,

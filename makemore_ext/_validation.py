@@ -1,14 +1,18 @@
 """Checks that several modules share. Each raises before any kernel starts."""
 
+import os
+
 import torch
 from torch import Tensor
+
+from makemore_ext._native import cuda_architectures
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 WIDE = (torch.float32, torch.float64)
 
 
-def check_floating(name: str, tensor: Tensor) -> None:
-    """Raises unless `tensor` is a dense CPU tensor of a dtype the kernels have.
+def check_floating(name: str, tensor: Tensor, cuda_dtypes: tuple[torch.dtype, ...] = WIDE) -> None:
+    """Raises unless `tensor` is dense, on a device and of a dtype that there are kernels for.
 
     Raises:
         TypeError: `tensor` is not a tensor.
@@ -16,9 +20,12 @@ def check_floating(name: str, tensor: Tensor) -> None:
     """
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
-    if tensor.dtype not in WIDE:
-        raise NotImplementedError(f"{name} must be float32 or float64, got {tensor.dtype}")
-    check_device(name, tensor)
+    check_device(name, tensor.device)
+    dtypes = cuda_dtypes if tensor.is_cuda else WIDE
+    if tensor.dtype not in dtypes:
+        *most, last = (str(dtype).removeprefix("torch.") for dtype in dtypes)
+        allowed = f"{', '.join(most)} or {last}"
+        raise NotImplementedError(f"{name} must be {allowed}, got {tensor.dtype}")
     if tensor.layout != torch.strided:
         raise NotImplementedError(f"{name} must be a dense tensor, got {tensor.layout}")
 
@@ -43,10 +50,37 @@ def check_vector(name: str, tensor: Tensor | None, size: int, like: Tensor) -> N
         )
 
 
-def check_device(name: str, tensor: Tensor) -> None:
-    """Raises NotImplementedError unless the kernels were built for the device of `tensor`."""
-    if tensor.device.type not in ("cpu", "meta"):
-        raise NotImplementedError(f"{name} must be on the CPU, got {tensor.device}")
+def check_device(name: str, device: torch.device) -> None:
+    """Raises NotImplementedError unless the kernels were built for this device."""
+    if device.type in ("cpu", "meta"):
+        return
+    if device.type != "cuda":
+        raise NotImplementedError(f"{name} must be on the CPU or a CUDA device, got {device}")
+    if cuda_architectures is None:
+        raise NotImplementedError(
+            f"{name} is on {device}, but this build of makemore_ext has no CUDA kernels: build it "
+            "where there is an nvcc"
+        )
+
+
+def checks_cuda_indices() -> bool:
+    """Whether MAKEMORE_EXT_CHECK=1 asks to look at indices on a CUDA device, and to wait for it."""
+    return os.environ.get("MAKEMORE_EXT_CHECK") == "1"
+
+
+def check_indices(name: str, indices: Tensor, size: int, ignore_index: int | None = None) -> None:
+    """Raises IndexError, naming the first index outside [0, size) that is not `ignore_index`.
+
+    Copies the answer to the host, which waits for the device.
+    """
+    outside = (indices < 0) | (indices >= size)
+    if ignore_index is not None:
+        outside &= indices != ignore_index
+    if outside.any():
+        place = outside.nonzero()[0].tolist()
+        value = indices[tuple(place)].item()
+        row = place[0] if len(place) == 1 else place
+        raise IndexError(f"{name}: row {row} has index {value}, outside [0, {size})")
 
 
 def overlaps_itself(tensor: Tensor) -> bool:

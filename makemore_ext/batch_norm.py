@@ -1,4 +1,4 @@
-"""Batch norm with the activation that follows it: the Function and its functional form.
+"""Batch norm with the activation that follows it: the Function, the functional form, the modules.
 
 The formulas, and how the sums are kept exact, stand in csrc/cpu/batch_norm.h.
 """
@@ -6,23 +6,25 @@ The formulas, and how the sums are kept exact, stand in csrc/cpu/batch_norm.h.
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from makemore_ext._function import applier
+from makemore_ext._batch_norm_checks import ACTIVATIONS, check
+from makemore_ext._batch_norm_transforms import Options, compute_dtype, gradients, tangent
+from makemore_ext._function import applier, is_batched
 from makemore_ext._native import operators
-from makemore_ext._validation import check_floating, check_vector
-
-ACTIVATIONS = {None: 0, "tanh": 1, "relu": 2}
 
 
 class BatchNormFunction(torch.autograd.Function):
-    """Batch norm of [N, C], see `batch_norm`.
+    """apply(input, weight, bias, running_mean, running_var, options) -> output, statistics.
 
-    apply(input, weight, bias, running_mean, running_var, training, correction, eps, activation)
-    returns output [N, C] and statistics [3, C] float64, which are mean, variance and
-    1 / sqrt(variance + eps) of each channel and not differentiable. `activation` is a number of
-    ACTIVATIONS. The running statistics are read in evaluation and never written.
+    `input` is [N, C, d1, ...], `weight` and `bias` are None or [C] float32, or float64 for float64
+    input. `options` are training, momentum, correction, eps and a number of ACTIVATIONS. The
+    running statistics [C] are read in evaluation and, unless None, updated in training.
+    `statistics` [3, C] float64 are mean, variance and 1 / sqrt(variance + eps) of each channel, and
+    not differentiable.
     """
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(
@@ -31,99 +33,65 @@ class BatchNormFunction(torch.autograd.Function):
         bias: Tensor | None,
         running_mean: Tensor | None,
         running_var: Tensor | None,
-        training: bool,
-        correction: float,
-        eps: float,
-        activation: int,
+        options: Options,
     ) -> tuple[Tensor, Tensor]:
-        return operators.batch_norm_forward.default(
-            input, weight, bias, running_mean, running_var, training, correction, eps, activation
-        )
+        training, momentum, *rest = options
+        tensors = (input, weight, bias, running_mean, running_var)
+        if training and running_mean is not None:
+            return operators.batch_norm_forward_and_update.default(*tensors, momentum, *rest)
+        return operators.batch_norm_forward.default(*tensors, training, *rest)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, outputs: tuple[Tensor, Tensor]) -> None:
-        input, weight, bias, _, _, ctx.training, ctx.correction, ctx.eps, ctx.activation = inputs
+        input, weight, bias, _, _, ctx.options = inputs
         output, statistics = outputs
         ctx.mark_non_differentiable(statistics)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(input, weight, bias, output if ctx.activation else None, statistics)
+        activated = output if ctx.options.activation else None
+        ctx.save_for_backward(input, weight, bias, activated, statistics)
+        ctx.save_for_forward(input, weight, bias, statistics)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         grad_output = grad_outputs[0]
         if grad_output is None:
-            return (None,) * 9
+            return (None,) * 6
         input, weight, bias, output, statistics = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            gradients = differentiable_gradients(
-                grad_output,
-                input,
-                weight,
-                bias,
-                None if ctx.training else statistics,
-                ctx.correction,
-                ctx.eps,
-                ctx.activation,
-            )
+        training, _, correction, _, activation = options = ctx.options
+        needs_input, needs_weight, needs_bias, *_ = ctx.needs_input_grad
+        if torch.is_grad_enabled() or is_batched(grad_output):
+            of_evaluation = None if training else statistics
+            grads = gradients(grad_output, input, weight, bias, of_evaluation, options)
         else:
-            gradients = operators.batch_norm_backward.default(
+            grads = operators.batch_norm_backward.default(
                 grad_output,
                 input,
                 weight,
                 output,
                 statistics,
-                ctx.training,
-                ctx.correction,
-                ctx.activation,
+                training,
+                correction,
+                activation,
+                needs_input,
+                needs_weight or needs_bias,
             )
-        grad_input, grad_weight, grad_bias = gradients
         return (
-            grad_input if ctx.needs_input_grad[0] else None,
-            grad_weight if ctx.needs_input_grad[1] else None,
-            grad_bias if ctx.needs_input_grad[2] else None,
-            *(None,) * 6,
+            grads[0] if needs_input else None,
+            grads[1] if needs_weight else None,
+            grads[2] if needs_bias else None,
+            None,
+            None,
+            None,
         )
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, None]:
+        input, weight, bias, statistics = ctx.saved_tensors
+        of_evaluation = None if ctx.options.training else statistics
+        return tangent(input, weight, bias, of_evaluation, ctx.options, *tangents[:3]), None
 
 
 _apply = applier(BatchNormFunction)
-
-
-def differentiable_gradients(
-    grad_output: Tensor,
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    statistics: Tensor | None,
-    correction: float,
-    eps: float,
-    activation: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients for input, weight and bias in torch operations: what create_graph=True needs.
-
-    `statistics` are those of evaluation, None in training, where they are functions of the input.
-    """
-    rows = input.shape[0]
-    if statistics is None:
-        centred = input - input.mean(0)
-        invstd = (centred.square().sum(0) / (rows - correction) + eps).rsqrt()
-    else:
-        mean, _, invstd = statistics.to(input.dtype)
-        centred = input - mean
-    normalized = centred * invstd
-    scale = 1 if weight is None else weight
-    pre_activation = normalized * scale + (0 if bias is None else bias)
-    if activation == ACTIVATIONS["tanh"]:
-        grad_output = grad_output * (1 - pre_activation.tanh().square())
-    elif activation == ACTIVATIONS["relu"]:
-        grad_output = torch.where(pre_activation <= 0, 0, grad_output)
-
-    grad_bias = grad_output.sum(0)
-    grad_weight = (grad_output * normalized).sum(0)
-    grad_input = grad_output
-    if statistics is None:
-        feedback = grad_bias / rows + normalized * grad_weight / (rows - correction)
-        grad_input = grad_output - feedback
-    return grad_input * (invstd * scale), grad_weight, grad_bias
 
 
 def batch_norm(
@@ -139,135 +107,146 @@ def batch_norm(
     correction: int = 0,
     activation: str | None = None,
 ) -> Tensor:
-    """Normalises each channel over the batch, as `torch.nn.functional.batch_norm`.
+    """Normalises each channel over the batch, the same call as `torch.nn.functional.batch_norm`.
 
     Args:
-        input: [N, C], float32 or float64 on the CPU, of any strides.
+        input: [N, C, d1, ...], float16, bfloat16, float32 or float64, any strides.
         running_mean: [C]; read in evaluation, updated in place in training unless None.
-        running_var: [C], likewise. In training it takes in the variance divided by N - 1, as
-            torch does, whatever `correction` is.
+        running_var: [C], likewise. In training it takes in the variance divided by n - 1, with n
+            the elements of a channel, as torch does, whatever `correction` is.
         weight: a factor for each channel [C], or None for ones.
-        bias: a summand for each channel [C], or None for zeros.
+        bias: a summand for each channel [C], or None for zeros. `weight`, `bias` and the running
+            statistics have the dtype of `input`, or float32 where that is narrower.
         training: normalise with the statistics of the batch, not the running ones.
         momentum: the share of the batch in the new running statistics.
         eps: added to the variance.
         correction: as in `torch.var`: the batch is normalised with the variance divided by
-            N - correction. 0 is torch's batch norm, 1 the notebook's.
+            n - correction. 0 is torch's batch norm, 1 the notebook's. Without effect in
+            evaluation.
         activation: None, "tanh" or "relu", applied to the result and fused into both passes.
 
     Returns:
-        [N, C], of the dtype of `input`.
+        The shape and dtype of `input`, channels last where torch's result is, else contiguous.
 
     Raises:
-        NotImplementedError: a dtype, device or number of dimensions is not supported.
-        ValueError: another argument has a value or shape that is not allowed, or training has
-            no more than one value per channel.
+        NotImplementedError: the dtype, device or layout of `input` is not supported.
+        RuntimeError: shapes or dtypes that torch refuses, in torch's words.
+        TypeError: an argument is of another type.
+        ValueError: `eps`, `correction` or `activation` has a value that is not allowed, training
+            has one value per channel, or one of the running statistics is missing.
 
     The derivation of the gradient is that of "makemore part 4", exercise 3; batch norm is from
     Ioffe and Szegedy (2015).
     """
-    _check(input, running_mean, running_var, weight, bias, training, eps, correction, activation)
-    arguments = (
+    check(
         input,
-        weight,
-        bias,
         running_mean,
         running_var,
+        weight,
+        bias,
         training,
-        correction,
+        momentum,
         eps,
-        ACTIVATIONS[activation],
+        correction,
+        activation,
     )
-    if torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in (input, weight, bias)
-    ):
-        output, statistics = _apply(*arguments)
-    else:
-        output, statistics = operators.batch_norm_forward.default(*arguments)
-    if training and running_mean is not None and running_var is not None:
-        _update_running(running_mean, running_var, statistics, input.shape[0], correction, momentum)
+    dtype = compute_dtype(input)
+    if weight is not None and (weight.dtype is not dtype or weight.dim() != 1):
+        weight = weight.to(dtype).reshape(-1)
+    if bias is not None and (bias.dtype is not dtype or bias.dim() != 1):
+        bias = bias.to(dtype).reshape(-1)
+    options = Options(
+        training, float(momentum), float(correction), float(eps), ACTIVATIONS[activation]
+    )
+    # What torch.compile traces must not write to what it was given within a Function.
+    update_after = training and running_mean is not None and torch.compiler.is_compiling()
+    running = (None, None) if update_after else (running_mean, running_var)
+    output, statistics = _apply(input, weight, bias, *running, options)
+    if update_after:
+        _update(running_mean, running_var, statistics, input, options)
     return output
 
 
 @torch.no_grad()
-def _update_running(
-    running_mean: Tensor,
-    running_var: Tensor,
-    statistics: Tensor,
-    rows: int,
-    correction: int,
-    momentum: float,
+def _update(
+    running_mean: Any, running_var: Any, statistics: Tensor, input: Tensor, options: Options
 ) -> None:
+    count = input.numel() // max(1, input.shape[1])
+    if count == 0:
+        return
+    momentum = options.momentum
     mean, variance, _ = statistics
-    unbiased = (rows - correction) / (rows - 1)
-    running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
-    running_var.mul_(1 - momentum).add_(variance, alpha=momentum * unbiased)
+    unbiased = variance * ((count - options.correction) / (count - 1))
+    for running, new in ((running_mean, mean), (running_var, unbiased)):
+        running.copy_((1 - momentum) * running.double() + momentum * new)
 
 
-def _check(
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    training: bool,
-    eps: float,
-    correction: int,
-    activation: str | None,
-) -> None:
-    check_floating("input", input)
-    if input.dim() != 2:
-        raise NotImplementedError(
-            f"input must have 2 dimensions [N, C], got shape {list(input.shape)}"
+class _BatchNorm(nn.modules.batchnorm._BatchNorm):
+    """What the three modules share: torch's own, with the forward pass of `batch_norm`."""
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        correction: int = 0,
+        activation: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype, **options
         )
-    check_vector("weight", weight, input.shape[1], input)
-    check_vector("bias", bias, input.shape[1], input)
-    check_vector("running_mean", running_mean, input.shape[1], input)
-    check_vector("running_var", running_var, input.shape[1], input)
-    if (running_mean is None) != (running_var is None):
-        raise ValueError("running_mean and running_var must be given together or not at all")
-    if not training and running_mean is None:
-        raise ValueError("running_mean and running_var must be given when training is False")
-    if training and input.shape[0] <= 1:
-        raise ValueError(
-            f"Expected more than 1 value per channel when training, got input size {input.shape}"
+        self.correction = correction
+        self.activation = activation
+
+    def extra_repr(self) -> str:
+        extra = super().extra_repr()
+        if self.correction != 0:
+            extra += f", correction={self.correction}"
+        return extra if self.activation is None else f"{extra}, activation={self.activation!r}"
+
+    def forward(self, input: Tensor) -> Tensor:
+        self._check_input_dim(input)
+        running_mean, running_var = self.running_mean, self.running_var
+        training = self.training or (running_mean is None and running_var is None)
+        momentum = 0.0 if self.momentum is None else self.momentum
+        if self.training:
+            if not self.track_running_stats:
+                running_mean = running_var = None
+            elif self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+                if self.momentum is None:  # the mean over all batches so far
+                    momentum = 1.0 / float(self.num_batches_tracked)
+        return batch_norm(
+            input,
+            running_mean,
+            running_var,
+            self.weight,
+            self.bias,
+            training,
+            momentum,
+            self.eps,
+            correction=self.correction,
+            activation=self.activation,
         )
-    if training and eps <= 0.0:
-        raise ValueError(f"batch_norm eps must be positive during training, but got {eps}")
-    if eps < 0.0:
-        raise ValueError(f"batch_norm eps must be non-negative, but got {eps}")
-    if correction not in (0, 1):
-        raise ValueError(f"correction must be 0 or 1, got {correction}")
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be None, 'tanh' or 'relu', got {activation!r}")
 
 
-@torch.library.register_fake("makemore_ext::batch_norm_forward")
-def _(
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    training: bool,
-    correction: float,
-    eps: float,
-    activation: int,
-) -> tuple[Tensor, Tensor]:
-    statistics = input.new_empty((3, input.shape[1]), dtype=torch.float64)
-    return input.new_empty(input.shape), statistics
+class BatchNorm1d(_BatchNorm, nn.BatchNorm1d):
+    """`torch.nn.BatchNorm1d` on the fused kernels: input [N, C] or [N, C, L].
+
+    The constructor takes torch's arguments, and `correction` and `activation` of `batch_norm`
+    beside them. Parameters, buffers and state_dict are torch's.
+    """
 
 
-@torch.library.register_fake("makemore_ext::batch_norm_backward")
-def _(
-    grad_output: Tensor,
-    input: Tensor,
-    weight: Tensor | None,
-    output: Tensor | None,
-    statistics: Tensor,
-    training: bool,
-    correction: float,
-    activation: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    channels = input.shape[1]
-    return input.new_empty(input.shape), input.new_empty(channels), input.new_empty(channels)
+class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
+    """`torch.nn.BatchNorm2d` on the fused kernels: input [N, C, H, W]; see `BatchNorm1d`."""
+
+
+class BatchNorm3d(_BatchNorm, nn.BatchNorm3d):
+    """`torch.nn.BatchNorm3d` on the fused kernels: input [N, C, D, H, W]; see `BatchNorm1d`."""

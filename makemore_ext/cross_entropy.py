@@ -19,6 +19,7 @@ from makemore_ext._cross_entropy_transforms import (
 )
 from makemore_ext._function import applier, is_batched, is_eager
 from makemore_ext._native import operators
+from makemore_ext._validation import check_indices, checks_cuda_indices
 
 
 class CrossEntropyFunction(torch.autograd.Function):
@@ -131,9 +132,7 @@ class GradientInForward(torch.autograd.Function):
             gradient = operators.cross_entropy_forward_with_gradient.default(
                 *ctx.saved_tensors, *ctx.options
             )[1]
-        upstream = grad_loss.item()
-        if upstream != 1:
-            gradient.mul_(upstream)
+        operators.cross_entropy_scale_.default(gradient, grad_loss)
         return gradient, None, None, None
 
 
@@ -177,7 +176,9 @@ def cross_entropy(
         `return_lse` also lse [N, d1, ...], float32, or float64 for float64 input.
 
     Raises:
-        IndexError: a target is outside [0, C) and not `ignore_index`.
+        IndexError: a target is outside [0, C) and not `ignore_index`. On a CUDA device, where
+            telling would mean to wait for it, the loss and the gradient of its row are NaN instead,
+            unless the environment variable MAKEMORE_EXT_CHECK is 1.
         NotImplementedError: the dtype, device or layout of `input` is not supported.
         RuntimeError: shapes, dtypes or `label_smoothing` that torch refuses, in torch's words;
             `inplace_backward` where `input` is a leaf that requires grad, or overlaps itself.
@@ -204,6 +205,8 @@ def cross_entropy(
         )
         return (loss, input.logsumexp(class_dim(input))) if return_lse else loss
     eager = is_eager() and type(input) in (Tensor, nn.Parameter)
+    if eager and target.is_cuda and not target.is_floating_point() and checks_cuda_indices():
+        check_indices("target", target, input.shape[class_dim(input)], int(ignore_index))
     dtype = input.dtype
     if target.is_floating_point():
         dtype = torch.promote_types(dtype, target.dtype)

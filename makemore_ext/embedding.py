@@ -1,6 +1,6 @@
 """Embedding look-up with its gradient as one scatter-add: the Function and its functional form.
 
-How the gradient is summed stands in csrc/cpu/embedding.h.
+How the gradient is summed stands in csrc/cpu/embedding.h and csrc/cuda/embedding.cuh.
 """
 
 from typing import Any
@@ -9,9 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from makemore_ext._function import applier
+from makemore_ext._function import applier, is_eager
 from makemore_ext._native import operators
-from makemore_ext._validation import check_floating
+from makemore_ext._validation import (
+    FLOATING,
+    check_floating,
+    check_indices,
+    checks_cuda_indices,
+)
 
 
 class EmbeddingFunction(torch.autograd.Function):
@@ -62,22 +67,25 @@ def embedding(input: Tensor, weight: Tensor) -> Tensor:
 
     Args:
         input: indices of any shape, int64, in [0, V).
-        weight: the table [V, D], float32 or float64 on the CPU.
+        weight: the table [V, D], float32 or float64, and on a CUDA device float16 or bfloat16 too.
 
     Returns:
         [*input.shape, D], of the dtype of `weight`.
 
     Raises:
-        IndexError: an index is outside [0, V).
+        IndexError: an index is outside [0, V). On a CUDA device that is an error of the device,
+            unless the environment variable MAKEMORE_EXT_CHECK is 1.
         NotImplementedError: a dtype or device is not supported.
         ValueError: `weight` has another number of dimensions than 2.
     """
-    check_floating("weight", weight)
+    check_floating("weight", weight, cuda_dtypes=FLOATING)
     if weight.dim() != 2:
         raise ValueError(f"weight must have 2 dimensions [V, D], got shape {list(weight.shape)}")
     if not isinstance(input, Tensor) or input.dtype != torch.int64:
         kind = input.dtype if isinstance(input, Tensor) else type(input).__name__
         raise NotImplementedError(f"input must be an int64 Tensor, got {kind}")
+    if input.is_cuda and is_eager() and checks_cuda_indices():
+        check_indices("input", input, weight.shape[0])
     return _apply(input, weight)
 
 

@@ -38,11 +38,11 @@ constexpr Kernels<T> make_kernels() {
   Kernels<T> kernels{};
   kernels.cross_entropy_forward = cross_entropy_forward<T>;
   kernels.cross_entropy_backward = cross_entropy_backward<T>;
+  kernels.batch_norm_forward = batch_norm_forward<T>;
+  kernels.batch_norm_backward = batch_norm_backward<T>;
   kernels.widen = map<T, C, identity<C>>;
   kernels.narrow = map<C, T, identity<C>>;
   if constexpr (std::is_same_v<T, C>) {
-    kernels.batch_norm_forward = batch_norm_forward<T>;
-    kernels.batch_norm_backward = batch_norm_backward<T>;
     kernels.embedding_backward = embedding_backward<T>;
     kernels.fused_mlp_workspace = fused_mlp_workspace<T>;
     kernels.fused_mlp_loss_and_gradients = fused_mlp_loss_and_gradients<T>;

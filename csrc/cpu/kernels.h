@@ -5,97 +5,9 @@
 
 #include <cstdint>
 
-#include "dtypes.h"
+#include "../arguments.h"
 
 namespace makemore_ext::cpu {
-
-// A 2-D view; strides count elements and may be zero or negative.
-template <typename T>
-struct Matrix {
-  T* data;
-  int64_t rows;
-  int64_t columns;
-  int64_t row_stride;
-  int64_t column_stride;
-
-  T* row(int64_t index) const { return data + index * row_stride; }
-};
-
-template <typename T>
-struct Vector {
-  T* data;
-  int64_t stride;
-
-  T& operator[](int64_t index) const { return data[index * stride]; }
-};
-
-enum class Reduction : int64_t { none = 0, mean = 1, sum = 2 };  // torch's numbering
-enum class Activation : int64_t { none = 0, tanh = 1, relu = 2 };
-
-// The rows of an N-D tensor whose dimension 1 holds the classes: every position in the other
-// dimensions is one row. Neighbouring dimensions that every view of a call can walk as one are
-// one here; the innermost is the last.
-inline constexpr int kMostRowDimensions = 8;
-
-struct RowShape {
-  int64_t rows;
-  int64_t classes;
-  int dimensions;
-  int64_t sizes[kMostRowDimensions];
-
-  int64_t inner() const { return dimensions == 0 ? 1 : sizes[dimensions - 1]; }
-};
-
-template <typename T>
-struct RowView {
-  T* data;  // null where there is none
-  int64_t class_stride;
-  int64_t strides[kMostRowDimensions];
-
-  T* row(const RowShape& shape, int64_t index) const {
-    T* result = data;
-    for (int dim = shape.dimensions - 1; dim > 0; --dim) {
-      result += index % shape.sizes[dim] * strides[dim];
-      index /= shape.sizes[dim];
-    }
-    return shape.dimensions == 0 ? result : result + index * strides[0];
-  }
-  int64_t inner_stride(const RowShape& shape) const {
-    return shape.dimensions == 0 ? 0 : strides[shape.dimensions - 1];
-  }
-};
-
-// Class indices in one of two widths, contiguous.
-struct Indices {
-  const int64_t* wide;
-  const uint8_t* narrow;
-
-  int64_t operator[](int64_t row) const { return wide != nullptr ? wide[row] : narrow[row]; }
-};
-
-template <typename T>
-struct CrossEntropyArguments {
-  RowShape shape;
-  RowView<const T> logits;
-  Indices target;                  // either these,
-  RowView<const T> probabilities;  // or, if has_probabilities, these
-  bool has_probabilities;
-  const Compute<T>* weight;  // [classes], or null for all ones
-  int64_t ignore_index;
-  double label_smoothing;
-  double lse_square_scale;
-  Reduction reduction;
-};
-
-template <typename T>
-struct BatchNormArguments {
-  Matrix<const T> input;  // [rows, channels]
-  const T* weight;        // [channels], or null for ones
-  const T* bias;          // [channels], or null for zeros
-  double correction;
-  double eps;
-  Activation activation;
-};
 
 // The network of csrc/cpu/fused_mlp.h.
 struct MLPSizes {
@@ -154,15 +66,13 @@ struct Kernels {
                                  Vector<const Compute<T>> grad_lse, const double* statistics,
                                  double total_weight, RowView<T> gradient);
 
-  // statistics: mean, variance (divided by rows - correction) and invstd, [3, channels]. Training
-  // computes all of them, evaluation reads mean and variance and computes invstd.
-  void (*batch_norm_forward)(const BatchNormArguments<T>&, bool training, double* statistics,
-                             Matrix<T> output);
-  // output is read only where there is an activation. In training the statistics depend on the
-  // input, in evaluation they do not.
-  void (*batch_norm_backward)(const BatchNormArguments<T>&, bool training, const double* statistics,
-                              Matrix<const T> grad_output, Matrix<const T> output,
-                              Matrix<T> grad_input, T* grad_weight, T* grad_bias);
+  // statistics: mean, variance (divided by the elements of a channel - correction) and invstd,
+  // [3, channels]. Training computes all of them, evaluation reads mean and variance and computes
+  // invstd.
+  void (*batch_norm_forward)(const BatchNormArguments<T>&, double* statistics,
+                             ChannelView<T> output);
+  void (*batch_norm_backward)(const BatchNormArguments<T>&, const double* statistics,
+                              const BatchNormGradients<T>&);
 
   // grad_weight [vocabulary, features] = sums of the rows of grad_output [tokens, features] that
   // share an index. Throws std::out_of_range for an index outside [0, vocabulary).

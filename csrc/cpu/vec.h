@@ -13,7 +13,7 @@
 #include <immintrin.h>
 #endif
 
-#include "dtypes.h"
+#include "../dtypes.h"
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 

@@ -1,116 +1,345 @@
 // The operators of batch norm: checks, allocation, and the call into the kernels.
+//
+// input is [N, C, d1, ...]. Output and gradient of the input are dense, channels last where torch
+// would suggest that for the input, else contiguous. A view that the kernels cannot walk as it is
+// gets copied to be like the output. Weights, statistics and their gradients are float32 or wider:
+// nothing is rounded to a narrow dtype that need not be.
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <tuple>
+#include <vector>
 
 #include "tensors.h"
 
 namespace makemore_ext {
 namespace {
 
-template <typename T>
-cpu::BatchNormArguments<T> batch_norm_arguments(const Tensor& input, const OptionalTensor& weight,
-                                                const OptionalTensor& bias, double correction,
-                                                double eps, int64_t activation) {
-  return {const_matrix<T>(input),
-          const_data<T>(weight),
-          const_data<T>(bias),
-          correction,
-          eps,
-          static_cast<cpu::Activation>(activation)};
-}
+struct Options {
+  bool training;
+  double correction;
+  double eps;
+  int64_t activation;
+};
 
-void check_batch_norm(const Tensor& input, const OptionalTensor& weight, const OptionalTensor& bias,
-                      int64_t activation) {
-  check_dim(input, 2, "input");
+// Of any floating dtype: read in evaluation, updated in training, unless there are none.
+struct Running {
+  OptionalTensor mean;
+  OptionalTensor variance;
+  double momentum;
+};
+
+void check(const Tensor& input, const OptionalTensor& weight, const OptionalTensor& bias,
+           const Options& options) {
+  STD_TORCH_CHECK(input.dim() >= 2, "input must have at least 2 dimensions, got ", input.dim());
   if (weight) {
-    check_vector(*weight, input.size(1), input.scalar_type(), "weight");
+    check_vector(*weight, input.size(1), compute_dtype(input), "weight");
+    check_device(*weight, input, "weight");
   }
   if (bias) {
-    check_vector(*bias, input.size(1), input.scalar_type(), "bias");
+    check_vector(*bias, input.size(1), compute_dtype(input), "bias");
+    check_device(*bias, input, "bias");
   }
-  STD_TORCH_CHECK(activation >= 0 && activation <= 2, "activation must be 0, 1 or 2");
+  STD_TORCH_CHECK(options.activation >= 0 && options.activation <= 2,
+                  "activation must be 0, 1 or 2, got ", options.activation);
 }
 
-// Copies a vector of any floating type to `destination`.
-void copy_to_double(const Tensor& source, double* destination) {
-  with_wide_type(source.scalar_type(), "running statistics", [&](auto zero) {
+// Where all channels of a position are together in memory.
+bool is_channels_last(const Tensor& input) {
+  return input.dim() == 2 || suggests_channels_last(input);
+}
+
+// A tensor as the kernels walk it; null data where they cannot. `channels_last` says where they
+// expect the channels.
+template <typename T>
+ChannelView<T> channel_view(const Tensor& tensor, T* data, bool channels_last) {
+  // The dimensions beside N and C, joined: the innermost stride, and whether there is one.
+  int64_t inner_stride = 1;
+  int64_t inner = 1;
+  bool joined = true;
+  for (int64_t dim = tensor.dim() - 1; dim >= 2; --dim) {
+    if (tensor.size(dim) != 1) {
+      joined = joined && (inner == 1 || tensor.stride(dim) == inner_stride * inner);
+      inner_stride = inner == 1 ? tensor.stride(dim) : inner_stride;
+      inner *= tensor.size(dim);
+    }
+  }
+  ChannelView<T> view{data, tensor.stride(0), tensor.stride(1), inner_stride};
+  if (tensor.size(1) == 1) {
+    view.channel_stride = channels_last ? 1 : inner;
+  }
+  if (channels_last) {
+    // One dimension of N and the positions, which the kernels take for N.
+    if (inner > 1) {
+      joined = joined && (tensor.size(0) == 1 || view.outer_stride == inner_stride * inner);
+      view.outer_stride = inner_stride;
+    }
+    view.inner_stride = 1;
+    joined = joined && view.channel_stride == 1;
+  } else {
+    joined = joined && (inner == 1 || view.inner_stride == 1);
+    view.inner_stride = 1;
+  }
+  view.data = joined ? data : nullptr;
+  return view;
+}
+
+// A tensor of the shape of input together with its view. Holds the copy where there is one.
+template <typename T>
+class Viewed {
+ public:
+  Viewed() = default;
+  Viewed(const Tensor& tensor, bool channels_last)
+      : tensor_(tensor), view_(channel_view(tensor, const_data<T>(tensor), channels_last)) {
+    if (view_.data == nullptr && tensor.numel() > 0) {
+      tensor_ = copy(tensor, channels_last);
+      view_ = channel_view(*tensor_, const_data<T>(*tensor_), channels_last);
+    }
+  }
+  const ChannelView<const T>& view() const { return view_; }
+
+ private:
+  static Tensor copy(const Tensor& tensor, bool channels_last) {
+    Tensor result = allocate_dense(tensor, channels_last);
+    torch::stable::copy_(result, tensor);
+    return result;
+  }
+
+  OptionalTensor tensor_;
+  ChannelView<const T> view_{};
+};
+
+ChannelShape channel_shape(const Tensor& input, bool channels_last) {
+  int64_t inner = 1;
+  for (int64_t dim = 2; dim < input.dim(); ++dim) {
+    inner *= input.size(dim);
+  }
+  return channels_last ? ChannelShape{input.size(0) * inner, input.size(1), 1}
+                       : ChannelShape{input.size(0), input.size(1), inner};
+}
+
+template <typename T>
+BatchNormArguments<T> arguments(const Tensor& input, const Viewed<T>& viewed,
+                                const OptionalTensor& weight, const OptionalTensor& bias,
+                                const Options& options, bool channels_last) {
+  return {channel_shape(input, channels_last),
+          viewed.view(),
+          const_data<Compute<T>>(weight),
+          const_data<Compute<T>>(bias),
+          options.training,
+          options.correction,
+          options.eps,
+          static_cast<Activation>(options.activation)};
+}
+
+void check(const Running& running, const Tensor& input) {
+  const auto check_one = [&](const Tensor& vector, const char* name) {
+    check_dim(vector, 1, name);
+    check_size(vector, 0, input.size(1), name);
+    check_device(vector, input, name);
+  };
+  check_one(*running.mean, "running_mean");
+  check_one(*running.variance, "running_var");
+}
+
+// Only a tensor that is written may lose its copy-on-write.
+template <typename T>
+T* running_data(const Tensor& vector, bool write) {
+  return write ? mutable_data<T>(vector) : const_cast<T*>(const_data<T>(vector));
+}
+
+// Calls body(i, value) for the elements of a vector of any floating dtype, which `body` may change.
+template <typename Body>
+void for_each_value(const Tensor& vector, bool write, const Body& body) {
+  with_floating_type(vector.scalar_type(), "running statistics", [&](auto zero) {
     using T = decltype(zero);
-    const T* data = const_data<T>(source);
-    for (int64_t i = 0; i < source.size(0); ++i) {
-      destination[i] = data[i * source.stride(0)];
+    using C = Compute<T>;
+    T* const data = running_data<T>(vector, write);
+    for (int64_t i = 0; i < vector.size(0); ++i) {
+      T* const element = data + i * vector.stride(0);
+      C value;
+      cpu::kernels<T>().widen(element, &value, 1);
+      value = static_cast<C>(body(i, static_cast<double>(value)));
+      if (write) {
+        cpu::kernels<T>().narrow(&value, element, 1);
+      }
     }
   });
 }
 
-// training: the statistics are the batch's. Otherwise running_mean and running_var are needed.
+void read(const Tensor& running, double* destination) {
+  for_each_value(running, false, [&](int64_t i, double value) { return destination[i] = value; });
+}
+
+// running = (1 - momentum) running + momentum factor statistic
+void update(const Tensor& running, const double* statistic, double momentum, double factor) {
+  for_each_value(running, true, [&](int64_t i, double value) {
+    return (1 - momentum) * value + momentum * (statistic[i] * factor);
+  });
+}
+
+template <typename T>
+void forward_on_cpu(const BatchNormArguments<T>& arguments, const Running& running,
+                    double* statistics, const ChannelView<T>& output) {
+  const int64_t channels = arguments.shape.channels;
+  if (arguments.shape.elements() == 0) {
+    std::fill(statistics, statistics + 3 * channels, 0.0);
+    return;
+  }
+  if (!arguments.training) {
+    read(*running.mean, statistics);
+    read(*running.variance, statistics + channels);
+  }
+  cpu::kernels<T>().batch_norm_forward(arguments, statistics, output);
+  if (arguments.training && running.mean) {
+    const double count = static_cast<double>(arguments.shape.per_channel());
+    update(*running.mean, statistics, running.momentum, 1);
+    update(*running.variance, statistics + channels, running.momentum,
+           (count - arguments.correction) / (count - 1));
+  }
+}
+
+cuda::FloatingVector floating_vector(const OptionalTensor& vector, bool write) {
+  if (!vector) {
+    return {};
+  }
+  return with_floating_type(vector->scalar_type(), "running statistics", [&](auto zero) {
+    using T = decltype(zero);
+    return cuda::FloatingVector{running_data<T>(*vector, write), vector->stride(0),
+                                cuda::kFloatingType<T>};
+  });
+}
+
+template <typename T>
+Tensor allocate_workspace(const Tensor& input, const ChannelShape& shape) {
+  return allocate(input, {cuda::batch_norm_workspace<T>(shape)}, ScalarType::Double);
+}
+
+std::tuple<Tensor, Tensor> forward(const Tensor& input, const OptionalTensor& weight,
+                                   const OptionalTensor& bias, const Running& running,
+                                   const Options& options) {
+  check(input, weight, bias, options);
+  if (running.mean || !options.training) {
+    STD_TORCH_CHECK(running.mean && running.variance, "evaluation needs running statistics");
+    check(running, input);
+  }
+  const OptionalTensor dense_weight = make_contiguous(weight);
+  const OptionalTensor dense_bias = make_contiguous(bias);
+  const bool channels_last = is_channels_last(input);
+  Tensor output = allocate_dense(input, channels_last);
+  Tensor statistics = allocate(input, {3, input.size(1)}, ScalarType::Double);
+  with_floating_type(input.scalar_type(), "input", [&](auto zero) {
+    using T = decltype(zero);
+    const Viewed<T> viewed(input, channels_last);
+    const BatchNormArguments<T> call =
+        arguments<T>(input, viewed, dense_weight, dense_bias, options, channels_last);
+    double* const values = mutable_data<double>(statistics);
+    const ChannelView<T> result = channel_view(output, mutable_data<T>(output), channels_last);
+    on_device_of(
+        input, [&] { forward_on_cpu(call, running, values, result); },
+        [&](auto stream) {
+          const Tensor workspace = allocate_workspace<T>(input, call.shape);
+          cuda::batch_norm_forward<T>(
+              call,
+              {floating_vector(running.mean, options.training),
+               floating_vector(running.variance, options.training), running.momentum},
+              values, result, mutable_data<double>(workspace), stream);
+        });
+  });
+  return {output, statistics};
+}
+
 std::tuple<Tensor, Tensor> batch_norm_forward(const Tensor& input, const OptionalTensor& weight,
                                               const OptionalTensor& bias,
                                               const OptionalTensor& running_mean,
                                               const OptionalTensor& running_var, bool training,
                                               double correction, double eps, int64_t activation) {
-  check_batch_norm(input, weight, bias, activation);
-  const int64_t channels = input.size(1);
-  Tensor output = allocate(input, {input.size(0), channels});
-  Tensor statistics = allocate(input, {3, channels}, ScalarType::Double);
-  if (!training) {
-    STD_TORCH_CHECK(running_mean && running_var, "evaluation needs running statistics");
-    for (const OptionalTensor& running : {running_mean, running_var}) {
-      check_dim(*running, 1, "running statistics");
-      check_size(*running, 0, channels, "running statistics");
-    }
-    copy_to_double(*running_mean, mutable_data<double>(statistics));
-    copy_to_double(*running_var, mutable_data<double>(statistics) + channels);
+  const Options options{training, correction, eps, activation};
+  if (training) {
+    return forward(input, weight, bias, {}, options);
   }
-  const OptionalTensor dense_weight = make_contiguous(weight);
-  const OptionalTensor dense_bias = make_contiguous(bias);
-  with_wide_type(input.scalar_type(), "input", [&](auto zero) {
-    using T = decltype(zero);
-    cpu::kernels<T>().batch_norm_forward(
-        batch_norm_arguments<T>(input, dense_weight, dense_bias, correction, eps, activation),
-        training, mutable_data<double>(statistics), mutable_matrix<T>(output));
-  });
-  return {output, statistics};
+  return forward(input, weight, bias, {running_mean, running_var, 0}, options);
 }
 
-std::tuple<Tensor, Tensor, Tensor> batch_norm_backward(const Tensor& grad_output,
-                                                       const Tensor& input,
-                                                       const OptionalTensor& weight,
-                                                       const OptionalTensor& output,
-                                                       const Tensor& statistics, bool training,
-                                                       double correction, int64_t activation) {
-  check_batch_norm(input, weight, std::nullopt, activation);
+std::tuple<Tensor, Tensor> batch_norm_forward_and_update(const Tensor& input,
+                                                         const OptionalTensor& weight,
+                                                         const OptionalTensor& bias,
+                                                         Tensor& running_mean, Tensor& running_var,
+                                                         double momentum, double correction,
+                                                         double eps, int64_t activation) {
+  return forward(input, weight, bias, {running_mean, running_var, momentum},
+                 {true, correction, eps, activation});
+}
+
+std::tuple<Tensor, Tensor, Tensor> batch_norm_backward(
+    const Tensor& grad_output, const Tensor& input, const OptionalTensor& weight,
+    const OptionalTensor& output, const Tensor& statistics, bool training, double correction,
+    int64_t activation, bool needs_grad_input, bool needs_grad_parameters) {
+  const Options options{training, correction, 0, activation};
+  check(input, weight, std::nullopt, options);
   check_like(grad_output, input, "grad_output");
-  check_dim(statistics, 2, "statistics");
-  check_size(statistics, 0, 3, "statistics");
-  check_size(statistics, 1, input.size(1), "statistics");
+  check_device(grad_output, input, "grad_output");
+  check_sizes(statistics, {3, input.size(1)}, "statistics");
   check_dtype(statistics, ScalarType::Double, "statistics");
+  check_device(statistics, input, "statistics");
   STD_TORCH_CHECK(statistics.is_contiguous(), "statistics must be contiguous");
   STD_TORCH_CHECK(output.has_value() == (activation != 0),
                   "output must be given exactly when there is an activation");
   if (output) {
     check_like(*output, input, "output");
+    check_device(*output, input, "output");
   }
   const OptionalTensor dense_weight = make_contiguous(weight);
-  Tensor grad_input = allocate(input, {input.size(0), input.size(1)});
-  Tensor grad_weight = allocate(input, {input.size(1)});
-  Tensor grad_bias = allocate(input, {input.size(1)});
-  with_wide_type(input.scalar_type(), "input", [&](auto zero) {
+  const bool channels_last = is_channels_last(input);
+  Tensor grad_input =
+      needs_grad_input ? allocate_dense(input, channels_last) : allocate(input, {0});
+  const int64_t channels = needs_grad_parameters ? input.size(1) : 0;
+  Tensor grad_weight = allocate(input, {channels}, compute_dtype(input));
+  Tensor grad_bias = allocate(input, {channels}, compute_dtype(input));
+  with_floating_type(input.scalar_type(), "input", [&](auto zero) {
     using T = decltype(zero);
-    cpu::kernels<T>().batch_norm_backward(
-        batch_norm_arguments<T>(input, dense_weight, std::nullopt, correction, 0, activation),
-        training, const_data<double>(statistics), const_matrix<T>(grad_output),
-        output ? const_matrix<T>(*output) : cpu::Matrix<const T>{}, mutable_matrix<T>(grad_input),
-        mutable_data<T>(grad_weight), mutable_data<T>(grad_bias));
+    using C = Compute<T>;
+    const Viewed<T> viewed(input, channels_last);
+    const Viewed<T> viewed_grad(grad_output, channels_last);
+    const Viewed<T> viewed_output = output ? Viewed<T>(*output, channels_last) : Viewed<T>();
+    const BatchNormArguments<T> call =
+        arguments<T>(input, viewed, dense_weight, std::nullopt, options, channels_last);
+    const double* const known = const_data<double>(statistics);
+    BatchNormGradients<T> gradients{viewed_grad.view(), viewed_output.view(), {}, nullptr, nullptr};
+    if (needs_grad_input) {
+      gradients.grad_input = channel_view(grad_input, mutable_data<T>(grad_input), channels_last);
+    }
+    if (needs_grad_parameters) {
+      gradients.grad_weight = mutable_data<C>(grad_weight);
+      gradients.grad_bias = mutable_data<C>(grad_bias);
+    }
+    on_device_of(
+        input,
+        [&] {
+          if (input.numel() == 0) {
+            std::fill_n(gradients.grad_weight, channels, C(0));
+            std::fill_n(gradients.grad_bias, channels, C(0));
+          } else {
+            cpu::kernels<T>().batch_norm_backward(call, known, gradients);
+          }
+        },
+        [&](auto stream) {
+          const Tensor workspace = allocate_workspace<T>(input, call.shape);
+          cuda::batch_norm_backward<T>(call, known, gradients, mutable_data<double>(workspace),
+                                       stream);
+        });
   });
   return {grad_input, grad_weight, grad_bias};
 }
 
-}  // namespace
-
-STABLE_TORCH_LIBRARY_IMPL(makemore_ext, CPU, library) {
+void implement(Library& library) {
   library.impl("batch_norm_forward", TORCH_BOX(&batch_norm_forward));
+  library.impl("batch_norm_forward_and_update", TORCH_BOX(&batch_norm_forward_and_update));
   library.impl("batch_norm_backward", TORCH_BOX(&batch_norm_backward));
 }
+
+}  // namespace
+
+MAKEMORE_EXT_ON_EVERY_DEVICE(implement)
 
 }  // namespace makemore_ext

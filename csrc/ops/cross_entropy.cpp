@@ -7,6 +7,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <array>
 #include <tuple>
 #include <vector>
 
@@ -21,7 +22,7 @@ struct Options {
   double label_smoothing;
   double lse_square_scale;
 
-  bool reduced() const { return reduction != static_cast<int64_t>(cpu::Reduction::none); }
+  bool reduced() const { return reduction != static_cast<int64_t>(Reduction::none); }
 };
 
 int64_t class_dim(const Tensor& input) {
@@ -30,10 +31,6 @@ int64_t class_dim(const Tensor& input) {
 
 bool is_probabilities(const Tensor& target) {
   return target.scalar_type() != ScalarType::Long && target.scalar_type() != ScalarType::Byte;
-}
-
-ScalarType loss_dtype(const Tensor& input) {
-  return input.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
 // The sizes of all dimensions but that of the classes, after `leading`.
@@ -63,8 +60,10 @@ void check(const Tensor& input, const Tensor& target, const OptionalTensor& weig
   } else {
     check_sizes(target, row_sizes(input, {}), "target");
   }
+  check_device(target, input, "target");
   if (weight) {
-    check_vector(*weight, input.size(class_dim(input)), loss_dtype(input), "weight");
+    check_vector(*weight, input.size(class_dim(input)), compute_dtype(input), "weight");
+    check_device(*weight, input, "weight");
   }
   STD_TORCH_CHECK(options.reduction >= 0 && options.reduction <= 2,
                   "reduction must be 0, 1 or 2, got ", options.reduction);
@@ -86,12 +85,12 @@ class Rows {
   }
 
   // Whether the kernels can walk so many.
-  bool fit() const { return shape_.dimensions <= cpu::kMostRowDimensions; }
-  const cpu::RowShape& shape() const { return shape_; }
+  bool fit() const { return shape_.dimensions <= kMostRowDimensions; }
+  const RowShape& shape() const { return shape_; }
 
   template <typename T>
-  cpu::RowView<T> view(const Tensor& tensor, T* data) const {
-    cpu::RowView<T> result{data, tensor.stride(class_dim(tensor)), {}};
+  RowView<T> view(const Tensor& tensor, T* data) const {
+    RowView<T> result{data, tensor.stride(class_dim(tensor)), {}};
     for (int i = 0; i < shape_.dimensions; ++i) {
       result.strides[i] = tensor.stride(last_[i]);
     }
@@ -100,21 +99,21 @@ class Rows {
 
  private:
   void append(int64_t dim, int64_t size, const std::vector<const Tensor*>& views) {
-    const int last = std::min(shape_.dimensions, cpu::kMostRowDimensions) - 1;
+    const int last = std::min(shape_.dimensions, kMostRowDimensions) - 1;
     const auto continues = [&](const Tensor* tensor) {
       return tensor->stride(last_[last]) == tensor->stride(dim) * size;
     };
     if (last >= 0 && std::all_of(views.begin(), views.end(), continues)) {
       last_[last] = dim;
       shape_.sizes[last] *= size;
-    } else if (shape_.dimensions++ < cpu::kMostRowDimensions) {
+    } else if (shape_.dimensions++ < kMostRowDimensions) {
       last_[last + 1] = dim;
       shape_.sizes[last + 1] = size;
     }
   }
 
-  cpu::RowShape shape_{};
-  int64_t last_[cpu::kMostRowDimensions];  // of each joined dimension, the innermost one of its own
+  RowShape shape_{};
+  int64_t last_[kMostRowDimensions];  // of each joined dimension, the innermost one of its own
 };
 
 enum class GradientMemory { none, fresh, logits };
@@ -149,8 +148,8 @@ class Problem {
   const OptionalTensor& gradient() const { return gradient_; }
 
   template <typename T>
-  cpu::CrossEntropyArguments<T> arguments() const {
-    cpu::CrossEntropyArguments<T> result{};
+  CrossEntropyArguments<T> arguments() const {
+    CrossEntropyArguments<T> result{};
     result.shape = rows_.shape();
     result.logits = rows_.view(input_, const_data<T>(input_));
     result.has_probabilities = is_probabilities(target_);
@@ -161,17 +160,17 @@ class Problem {
     } else {
       result.target.wide = const_data<int64_t>(target_);
     }
-    result.weight = const_data<cpu::Compute<T>>(weight_);
+    result.weight = const_data<Compute<T>>(weight_);
     result.ignore_index = options_.ignore_index;
     result.label_smoothing = options_.label_smoothing;
     result.lse_square_scale = options_.lse_square_scale;
-    result.reduction = static_cast<cpu::Reduction>(options_.reduction);
+    result.reduction = static_cast<Reduction>(options_.reduction);
     return result;
   }
 
   template <typename T>
-  cpu::RowView<T> gradient_view() const {
-    return gradient_ ? rows_.view(*gradient_, mutable_data<T>(*gradient_)) : cpu::RowView<T>{};
+  RowView<T> gradient_view() const {
+    return gradient_ ? rows_.view(*gradient_, mutable_data<T>(*gradient_)) : RowView<T>{};
   }
 
  private:
@@ -202,18 +201,31 @@ struct Forward {
 
 Forward forward(const Problem& problem, const Tensor& input, const Options& options,
                 bool keep_statistics) {
-  Forward result{options.reduced() ? allocate(input, {}, loss_dtype(input))
-                                   : allocate(input, row_sizes(input, {}), loss_dtype(input)),
+  Forward result{options.reduced() ? allocate(input, {}, compute_dtype(input))
+                                   : allocate(input, row_sizes(input, {}), compute_dtype(input)),
                  std::nullopt, allocate(input, {}, ScalarType::Double)};
   if (keep_statistics) {
     result.statistics = allocate(input, row_sizes(input, {3}), ScalarType::Double);
   }
   with_floating_type(input.scalar_type(), "input", [&](auto zero) {
     using T = decltype(zero);
-    cpu::kernels<T>().cross_entropy_forward(
-        problem.arguments<T>(), mutable_data<cpu::Compute<T>>(result.loss),
-        mutable_data<double>(result.statistics), mutable_data<double>(result.total_weight),
-        problem.gradient_view<T>());
+    Compute<T>* loss = mutable_data<Compute<T>>(result.loss);
+    double* statistics = mutable_data<double>(result.statistics);
+    double* total_weight = mutable_data<double>(result.total_weight);
+    const CrossEntropyArguments<T> arguments = problem.arguments<T>();
+    const RowView<T> gradient = problem.gradient_view<T>();
+    on_device_of(
+        input,
+        [&] {
+          cpu::kernels<T>().cross_entropy_forward(arguments, loss, statistics, total_weight,
+                                                  gradient);
+        },
+        [&](auto stream) {
+          const Tensor workspace =
+              allocate(input, {cuda::cross_entropy_workspace(arguments.shape)}, ScalarType::Double);
+          cuda::cross_entropy_forward<T>(arguments, loss, statistics, total_weight, gradient,
+                                         mutable_data<double>(workspace), stream);
+        });
   });
   return result;
 }
@@ -243,26 +255,42 @@ void backward(const Problem& problem, const Tensor& grad_output, const OptionalT
               const Options& options) {
   const std::vector<int64_t> sizes = row_sizes(input, {});
   check_sizes(grad_output, options.reduced() ? std::vector<int64_t>{} : sizes, "grad_output");
-  check_dtype(grad_output, loss_dtype(input), "grad_output");
+  check_dtype(grad_output, compute_dtype(input), "grad_output");
+  check_device(grad_output, input, "grad_output");
   if (grad_lse) {
     check_sizes(*grad_lse, sizes, "grad_lse");
-    check_dtype(*grad_lse, loss_dtype(input), "grad_lse");
+    check_dtype(*grad_lse, compute_dtype(input), "grad_lse");
+    check_device(*grad_lse, input, "grad_lse");
   }
   check_sizes(statistics, row_sizes(input, {3}), "statistics");
   check_dtype(statistics, ScalarType::Double, "statistics");
+  check_device(statistics, input, "statistics");
   STD_TORCH_CHECK(statistics.is_contiguous(), "statistics must be contiguous");
   check_sizes(total_weight, {}, "total_weight");
   check_dtype(total_weight, ScalarType::Double, "total_weight");
+  check_device(total_weight, input, "total_weight");
 
   const Tensor dense_grad_output = make_contiguous(grad_output);
   const OptionalTensor dense_grad_lse = make_contiguous(grad_lse);
   with_floating_type(input.scalar_type(), "input", [&](auto zero) {
     using T = decltype(zero);
-    using C = cpu::Compute<T>;
-    cpu::kernels<T>().cross_entropy_backward(
-        problem.arguments<T>(), {const_data<C>(dense_grad_output), options.reduced() ? 0 : 1},
-        {const_data<C>(dense_grad_lse), 1}, const_data<double>(statistics),
-        *const_data<double>(total_weight), problem.gradient_view<T>());
+    using C = Compute<T>;
+    const Vector<const C> upstream{const_data<C>(dense_grad_output), options.reduced() ? 0 : 1};
+    const Vector<const C> lse_upstream{const_data<C>(dense_grad_lse), 1};
+    const double* known = const_data<double>(statistics);
+    const double* total = const_data<double>(total_weight);
+    const CrossEntropyArguments<T> arguments = problem.arguments<T>();
+    const RowView<T> gradient = problem.gradient_view<T>();
+    on_device_of(
+        input,
+        [&] {
+          cpu::kernels<T>().cross_entropy_backward(arguments, upstream, lse_upstream, known, *total,
+                                                   gradient);
+        },
+        [&](auto stream) {
+          cuda::cross_entropy_backward<T>(arguments, upstream, lse_upstream, known, total, gradient,
+                                          stream);
+        });
   });
 }
 
@@ -288,14 +316,43 @@ void cross_entropy_backward_in_place(const Tensor& grad_output, const OptionalTe
   backward(problem, grad_output, grad_lse, input, statistics, total_weight, options);
 }
 
-}  // namespace
+// For a gradient that was formed before the upstream gradient was known: mostly that is 1.
+void cross_entropy_scale(Tensor& gradient, const Tensor& factor) {
+  check_sizes(factor, {}, "factor");
+  check_dtype(factor, compute_dtype(gradient), "factor");
+  check_device(factor, gradient, "factor");
+  STD_TORCH_CHECK(!has_gap_or_overlap(gradient), "gradient must be dense");
+  with_floating_type(gradient.scalar_type(), "gradient", [&](auto zero) {
+    using T = decltype(zero);
+    const Compute<T>* by = const_data<Compute<T>>(factor);
+    on_device_of(
+        gradient,
+        [&] {
+          if (*by != 1) {
+            std::array<StableIValue, 2> stack{torch::stable::detail::from(gradient),
+                                              torch::stable::detail::from(factor)};
+            TORCH_ERROR_CODE_CHECK(
+                torch_call_dispatcher("aten::mul_", "Tensor", stack.data(), TORCH_ABI_VERSION));
+            torch::stable::detail::to<Tensor>(stack[0]);  // what it returns is ours to release
+          }
+        },
+        [&](auto stream) {
+          cuda::cross_entropy_scale<T>(mutable_data<T>(gradient), gradient.numel(), by, stream);
+        });
+  });
+}
 
-STABLE_TORCH_LIBRARY_IMPL(makemore_ext, CPU, library) {
+void implement(Library& library) {
   library.impl("cross_entropy_forward", TORCH_BOX(&cross_entropy_forward));
   library.impl("cross_entropy_forward_with_gradient",
                TORCH_BOX(&cross_entropy_forward_with_gradient));
   library.impl("cross_entropy_backward", TORCH_BOX(&cross_entropy_backward));
   library.impl("cross_entropy_backward_", TORCH_BOX(&cross_entropy_backward_in_place));
+  library.impl("cross_entropy_scale_", TORCH_BOX(&cross_entropy_scale));
 }
+
+}  // namespace
+
+MAKEMORE_EXT_ON_EVERY_DEVICE(implement)
 
 }  // namespace makemore_ext

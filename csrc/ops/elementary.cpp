@@ -45,7 +45,7 @@ Tensor widen(const Tensor& input) {
   Tensor result = torch::stable::new_empty(source, source.sizes(), ScalarType::Float);
   with_floating_type(input.scalar_type(), "input", [&](auto zero) {
     using T = decltype(zero);
-    cpu::kernels<T>().widen(const_data<T>(source), mutable_data<cpu::Compute<T>>(result),
+    cpu::kernels<T>().widen(const_data<T>(source), mutable_data<Compute<T>>(result),
                             source.numel());
   });
   return result;
@@ -57,7 +57,7 @@ Tensor narrow(const Tensor& input, const Tensor& like) {
   Tensor result = torch::stable::new_empty(source, source.sizes(), like.scalar_type());
   with_floating_type(like.scalar_type(), "like", [&](auto zero) {
     using T = decltype(zero);
-    cpu::kernels<T>().narrow(const_data<cpu::Compute<T>>(source), mutable_data<T>(result),
+    cpu::kernels<T>().narrow(const_data<Compute<T>>(source), mutable_data<T>(result),
                              source.numel());
   });
   return result;

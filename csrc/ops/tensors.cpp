@@ -29,6 +29,26 @@ std::vector<int64_t> contiguous_strides(Sizes size) {
   return strides;
 }
 
+// Straight from the allocator, since torch::stable::new_empty, which looks its operator up by name,
+// costs more than a small kernel.
+Tensor allocate(const Tensor& like, Sizes size, Sizes strides, ScalarType dtype) {
+  int32_t device_type = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  AtenTensorHandle handle = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      static_cast<int64_t>(size.size()), size.data(), strides.data(),
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), device_type,
+      like.get_device_index(), &handle));
+  Tensor result(handle);
+  if (like.is_cpu()) {
+    cpu::advise_huge_pages(result.mutable_data_ptr(),
+                           static_cast<std::size_t>(result.numel()) * result.element_size());
+  }
+  return result;
+}
+
+}  // namespace
+
 bool has_gap_or_overlap(const Tensor& tensor) {
   if (tensor.is_contiguous()) {
     return false;
@@ -51,26 +71,6 @@ bool has_gap_or_overlap(const Tensor& tensor) {
   return false;
 }
 
-// Straight from the allocator, since torch::stable::new_empty, which looks its operator up by name,
-// costs more than a small kernel.
-Tensor allocate(const Tensor& like, Sizes size, Sizes strides, ScalarType dtype) {
-  int32_t device_type = 0;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
-  AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      static_cast<int64_t>(size.size()), size.data(), strides.data(),
-      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), device_type,
-      like.get_device_index(), &handle));
-  Tensor result(handle);
-  if (like.is_cpu()) {
-    cpu::advise_huge_pages(result.mutable_data_ptr(),
-                           static_cast<std::size_t>(result.numel()) * result.element_size());
-  }
-  return result;
-}
-
-}  // namespace
-
 Tensor allocate(const Tensor& like, Sizes size, ScalarType dtype) {
   return allocate(like, size, contiguous_strides(size), dtype);
 }
@@ -83,6 +83,41 @@ Tensor allocate_like(const Tensor& like) {
   return has_gap_or_overlap(like)
              ? allocate(like, like.sizes())
              : allocate(like, like.sizes(), like.strides(), like.scalar_type());
+}
+
+bool suggests_channels_last(const Tensor& tensor) {
+  if (tensor.dim() != 4 && tensor.dim() != 5) {
+    return false;
+  }
+  // Torch's rule, for the cases that sizes of 1 leave open: from the channels outwards strides do
+  // not shrink, and that of N is not the channels' own, as that of an [N, 1, H, W] image would be.
+  int64_t least = 0;
+  if (tensor.stride(1) == 0) {
+    return false;
+  }
+  for (int64_t i = 0; i < tensor.dim(); ++i) {
+    const int64_t dim = i == 0 ? 1 : i == tensor.dim() - 1 ? 0 : tensor.dim() - i;
+    if (tensor.size(dim) == 0 || tensor.stride(dim) < least ||
+        (dim == 0 && least == tensor.stride(1))) {
+      return false;
+    }
+    least = tensor.stride(dim) * std::max<int64_t>(1, tensor.size(dim));
+  }
+  return true;
+}
+
+Tensor allocate_dense(const Tensor& like, bool channels_last) {
+  std::vector<int64_t> strides = contiguous_strides(like.sizes());
+  if (channels_last) {
+    int64_t stride = std::max<int64_t>(1, like.size(1));
+    strides[1] = 1;
+    for (int64_t i = like.dim() - 1; i >= 1; --i) {
+      const int64_t dim = i == 1 ? 0 : i;
+      strides[dim] = stride;
+      stride *= std::max<int64_t>(1, like.size(dim));
+    }
+  }
+  return allocate(like, like.sizes(), strides, like.scalar_type());
 }
 
 }  // namespace makemore_ext

@@ -4,6 +4,8 @@
 // user should read when something is wrong is raised in makemore_ext/<operation>.py.
 #pragma once
 
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
@@ -12,6 +14,7 @@
 #include <optional>
 
 #include "../cpu/kernels.h"
+#include "../cuda/kernels.h"
 
 namespace makemore_ext {
 
@@ -19,6 +22,23 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
 using OptionalTensor = std::optional<Tensor>;
+using Library = torch::stable::detail::StableLibrary;
+
+// Registers operators that serve the CPU and, where the kernels are built for it, CUDA.
+#ifdef MAKEMORE_EXT_CUDA
+#define MAKEMORE_EXT_ON_EVERY_DEVICE(implement)            \
+  STABLE_TORCH_LIBRARY_IMPL(makemore_ext, CPU, library) {  \
+    implement(library);                                    \
+  }                                                        \
+  STABLE_TORCH_LIBRARY_IMPL(makemore_ext, CUDA, library) { \
+    implement(library);                                    \
+  }
+#else
+#define MAKEMORE_EXT_ON_EVERY_DEVICE(implement)           \
+  STABLE_TORCH_LIBRARY_IMPL(makemore_ext, CPU, library) { \
+    implement(library);                                   \
+  }
+#endif
 
 // Calls function with a value of the C++ type that `dtype` stands for: float or double,
 template <typename Function>
@@ -38,9 +58,9 @@ template <typename Function>
 auto with_floating_type(ScalarType dtype, const char* name, const Function& function) {
   switch (dtype) {
     case ScalarType::Half:
-      return function(cpu::Half{});
+      return function(Half{});
     case ScalarType::BFloat16:
-      return function(cpu::BFloat16{});
+      return function(BFloat16{});
     case ScalarType::Float:
       return function(float{});
     case ScalarType::Double:
@@ -48,6 +68,34 @@ auto with_floating_type(ScalarType dtype, const char* name, const Function& func
     default:
       STD_TORCH_CHECK(false, name, " must be float16, bfloat16, float32 or float64");
   }
+}
+
+// Calls for_cpu(), or for_cuda(stream) with the tensor's device current and its current stream.
+// for_cuda takes the stream as `auto`: without CUDA it is not compiled.
+template <typename ForCpu, typename ForCuda>
+void on_device_of([[maybe_unused]] const Tensor& tensor, const ForCpu& for_cpu,
+                  [[maybe_unused]] const ForCuda& for_cuda) {
+#ifdef MAKEMORE_EXT_CUDA
+  if (tensor.is_cuda()) {
+    const auto device = tensor.get_device_index();
+    const torch::stable::accelerator::DeviceGuard guard(device);
+    const cuda::Stream stream = torch::stable::accelerator::getCurrentStream(device).nativeHandle();
+    for_cuda(stream);
+    return;
+  }
+#endif
+  for_cpu();
+}
+
+// What elements of this dtype are computed in: float32, or float64 for float64.
+inline ScalarType compute_dtype(const Tensor& tensor) {
+  return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline void check_device(const Tensor& tensor, const Tensor& other, const char* name) {
+  STD_TORCH_CHECK(
+      tensor.is_cuda() == other.is_cuda() && tensor.get_device_index() == other.get_device_index(),
+      name, " is on another device");
 }
 
 inline void check_dim(const Tensor& tensor, int64_t dim, const char* name) {
@@ -92,13 +140,13 @@ T* mutable_data(const Tensor& tensor) {
 }
 
 template <typename T>
-cpu::Matrix<const T> const_matrix(const Tensor& tensor) {
+Matrix<const T> const_matrix(const Tensor& tensor) {
   return {const_data<T>(tensor), tensor.size(0), tensor.size(1), tensor.stride(0),
           tensor.stride(1)};
 }
 
 template <typename T>
-cpu::Matrix<T> mutable_matrix(const Tensor& tensor) {
+Matrix<T> mutable_matrix(const Tensor& tensor) {
   return {mutable_data<T>(tensor), tensor.size(0), tensor.size(1), tensor.stride(0),
           tensor.stride(1)};
 }
@@ -113,7 +161,7 @@ T* mutable_data(const OptionalTensor& tensor) {
   return tensor ? mutable_data<T>(*tensor) : nullptr;
 }
 
-inline cpu::Vector<const int64_t> index_vector(const Tensor& tensor) {
+inline Vector<const int64_t> index_vector(const Tensor& tensor) {
   return {const_data<int64_t>(tensor), tensor.stride(0)};
 }
 
@@ -125,11 +173,21 @@ inline OptionalTensor make_contiguous(const OptionalTensor& tensor) {
   return tensor && !tensor->is_contiguous() ? torch::stable::contiguous(*tensor) : tensor;
 }
 
+// Whether the elements are not side by side in memory, in some order of the dimensions.
+bool has_gap_or_overlap(const Tensor& tensor);
+
 // An uninitialised contiguous tensor on the device of `like`.
 Tensor allocate(const Tensor& like, Sizes size, ScalarType dtype);
 Tensor allocate(const Tensor& like, Sizes size);
 
 // One of the size and dtype of `like`, with its strides where they leave no gap and no overlap.
 Tensor allocate_like(const Tensor& like);
+
+// Whether torch would give the result of an operation on images or volumes in channels last: where
+// the strides are in that order, gaps or not.
+bool suggests_channels_last(const Tensor& tensor);
+
+// One of the size and dtype of `like`, channels last or contiguous.
+Tensor allocate_dense(const Tensor& like, bool channels_last);
 
 }  // namespace makemore_ext

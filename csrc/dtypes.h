@@ -3,10 +3,10 @@
 
 #include <cstdint>
 
-namespace makemore_ext::cpu {
+namespace makemore_ext {
 
 // IEEE binary16 and the upper half of a binary32, as they lie in memory. No arithmetic: a kernel
-// converts them in registers, see vec.h.
+// converts them in registers, see cpu/vec.h and cuda/vec.cuh.
 struct Half {
   uint16_t bits;
 };
@@ -30,4 +30,4 @@ struct ComputeOf<BFloat16> {
 template <typename T>
 using Compute = typename ComputeOf<T>::type;
 
-}  // namespace makemore_ext::cpu
+}  // namespace makemore_ext

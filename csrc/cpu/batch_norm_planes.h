@@ -1,0 +1,203 @@
+// Batch norm over channels in planes, as those of contiguous images: the elements of a plane follow
+// each other, planes of one channel are apart.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "batch_norm_passes.h"
+#include "batch_norm_strips.h"
+#include "kernels.h"
+#include "scratch.h"
+#include "vec.h"
+
+namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
+
+// A block is some channels where all their planes stay in the cache, else one, cut in pieces.
+struct PlaneGrid {
+  int64_t channels;
+  int64_t per_channel;
+  int64_t block_channels;
+  int64_t piece_elements;
+
+  template <typename T>
+  static PlaneGrid of(const ChannelShape& shape) {
+    constexpr int64_t kCellElements = 16384;
+    constexpr int64_t kFewChannels = 16;
+    constexpr int64_t kOnePieceBytes = 512 * 1024;
+    constexpr int64_t kOnePieceBytesFew = 64 * 1024;
+    const int64_t per_channel = std::max<int64_t>(1, shape.per_channel());
+    const bool one_piece = per_channel * static_cast<int64_t>(sizeof(T)) <=
+                           (shape.channels < kFewChannels ? kOnePieceBytesFew : kOnePieceBytes);
+    return {shape.channels, per_channel,
+            one_piece ? std::clamp<int64_t>(kCellElements / per_channel, 1, shape.channels) : 1,
+            one_piece ? per_channel : kCellElements};
+  }
+  int64_t blocks() const { return (channels + block_channels - 1) / block_channels; }
+  int64_t pieces() const { return (per_channel + piece_elements - 1) / piece_elements; }
+};
+
+template <typename Pass>
+class Planes {
+ public:
+  using T = typename Pass::Element;
+  using C = Compute<T>;
+
+  explicit Planes(const Pass& pass)
+      : pass_(pass),
+        grid_(PlaneGrid::of<T>(pass.shape())),
+        centres_(grid_.channels),
+        parameters_(grid_.channels * kPassParameters),
+        sums_(grid_.channels * grid_.pieces() * 2) {}
+
+  int64_t blocks() const { return grid_.blocks(); }
+  int64_t pieces() const { return grid_.pieces(); }
+  bool sums_needed() const { return pass_.sums_needed(); }
+  bool result_needed() const { return pass_.result_needed(); }
+
+  // The centres: those the pass has, or the mean of a few elements.
+  void begin(int64_t block) const {
+    for_each_channel(block, [&](int64_t channel) {
+      C& centre = centres_.data()[channel];
+      centre = pass_.centre(channel);
+      if constexpr (Pass::kChooseCentre) {
+        const int64_t samples = std::min(kSamples, grid_.per_channel);
+        double sum = 0;
+        for (int64_t i = 0; i < samples; ++i) {
+          const int64_t index = i * grid_.per_channel / samples;
+          sum += static_cast<double>(load_one(pass_.input().at(pass_.shape(), channel, index))) /
+                 static_cast<double>(samples);
+        }
+        centre = static_cast<C>(sum);
+      }
+    });
+  }
+
+  void add(int64_t block, int64_t piece) const {
+    for_each_channel(block, [&](int64_t channel) {
+      alignas(64) C centre[kStripElements<T>];
+      std::fill_n(centre, kStripElements<T>, centres_.data()[channel]);
+      alignas(64) double first[kStripElements<T>] = {};
+      alignas(64) double second[kStripElements<T>] = {};
+      for_each_segment(piece, [&](int64_t outer, int64_t begin, int64_t count) {
+        for_each_strip_of(count, [&](auto strip, int64_t at, int64_t rows, int64_t lanes) {
+          using Strip = decltype(strip);
+          pass_.template add<Strip>(locate<Strip>(outer, channel, begin + at), rows, lanes, centre,
+                                    first, second);
+        });
+      });
+      double* sums = sums_.data() + (channel * grid_.pieces() + piece) * 2;
+      sums[0] = sums[1] = 0;
+      for (int64_t lane = 0; lane < kStripElements<T>; ++lane) {
+        sums[0] += first[lane];
+        sums[1] += second[lane];
+      }
+    });
+  }
+
+  bool finish(int64_t block) const {
+    bool exact = true;
+    for_each_channel(block, [&](int64_t channel) {
+      const double* sums = sums_.data() + channel * grid_.pieces() * 2;
+      double first = 0;
+      double second = 0;
+      for (int64_t piece = 0; piece < grid_.pieces(); ++piece) {
+        first += sums[2 * piece];
+        second += sums[2 * piece + 1];
+      }
+      exact = pass_.finish(channel, first, second, centres_.data()[channel]) && exact;
+    });
+    return exact;
+  }
+
+  void prepare(int64_t block) const {
+    for_each_channel(block, [&](int64_t channel) {
+      if (!sums_needed()) {
+        pass_.finish(channel);
+      }
+      pass_.parameters(channel, parameters_.data() + channel * kPassParameters);
+    });
+  }
+
+  void apply(int64_t block, int64_t piece) const {
+    for_each_channel(block, [&](int64_t channel) {
+      alignas(64) C parameters[kPassParameters * kStripElements<T>];
+      for (int parameter = 0; parameter < kPassParameters; ++parameter) {
+        std::fill_n(parameters + parameter * kStripElements<T>, kStripElements<T>,
+                    parameters_.data()[channel * kPassParameters + parameter]);
+      }
+      for_each_segment(piece, [&](int64_t outer, int64_t begin, int64_t count) {
+        for_each_strip_of(count, [&](auto strip, int64_t at, int64_t rows, int64_t lanes) {
+          using Strip = decltype(strip);
+          pass_.template apply<Strip>(locate<Strip>(outer, channel, begin + at), rows, lanes,
+                                      parameters, kStripElements<T>);
+        });
+      });
+      const int64_t begin = piece * grid_.piece_elements;
+      pass_.apply_extreme(channel, begin,
+                          std::min(grid_.per_channel, begin + grid_.piece_elements));
+    });
+  }
+
+ private:
+  static constexpr int64_t kSamples = 8;
+
+  const Pass& pass_;
+  PlaneGrid grid_;
+  Scratch<C> centres_;     // [channels]
+  Scratch<C> parameters_;  // [channels, kPassParameters]
+  Scratch<double> sums_;   // [channels, pieces, 2]
+
+  template <typename Body>
+  void for_each_channel(int64_t block, const Body& body) const {
+    const int64_t begin = block * grid_.block_channels;
+    const int64_t end = std::min(grid_.channels, begin + grid_.block_channels);
+    for (int64_t channel = begin; channel < end; ++channel) {
+      body(channel);
+    }
+  }
+
+  // Calls body(outer, begin, count) for the parts of planes that a piece consists of.
+  template <typename Body>
+  void for_each_segment(int64_t piece, const Body& body) const {
+    const int64_t inner = pass_.shape().inner;
+    const int64_t begin = piece * grid_.piece_elements;
+    const int64_t end = std::min(grid_.per_channel, begin + grid_.piece_elements);
+    for (int64_t i = begin; i < end;) {
+      const int64_t outer = i / inner;
+      const int64_t next = std::min(end, (outer + 1) * inner);
+      body(outer, i - outer * inner, next - i);
+      i = next;
+    }
+  }
+
+  // Calls body(strip, begin, rows, lanes) for neighbouring elements as rows of wide strips, then of
+  // single vectors, then what is left.
+  template <typename Body>
+  static void for_each_strip_of(int64_t count, const Body& body) {
+    const int64_t wide_rows = count / kStripElements<T>;
+    const int64_t wide = wide_rows * kStripElements<T>;
+    if (wide_rows > 0) {
+      body(Strip<kWideStrip, false>{}, 0, wide_rows, kStripElements<T>);
+    }
+    const int64_t rows = (count - wide) / kLanes<T>;
+    const int64_t whole = wide + rows * kLanes<T>;
+    if (rows > 0) {
+      body(Strip<1, false>{}, wide, rows, kLanes<T>);
+    }
+    if (whole < count) {
+      body(Strip<1, true>{}, whole, 1, count - whole);
+    }
+  }
+
+  template <typename Strip>
+  auto locate(int64_t outer, int64_t channel, int64_t index) const {
+    return [=](const auto& view) {
+      return StripRows{
+          view.data + outer * view.outer_stride + channel * view.channel_stride + index,
+          Strip::vectors * kLanes<T>};
+    };
+  }
+};
+
+}  // namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY

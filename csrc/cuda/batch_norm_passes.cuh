@@ -1,0 +1,437 @@
+// The two passes over the input, forward and backward: what either sums over a channel, makes of
+// the sums, and writes. The twin of csrc/cpu/batch_norm_passes.h; the formulas stand in
+// csrc/cpu/batch_norm.h. What walks the memory is in batch_norm_columns.cuh and
+// batch_norm_planes.cuh.
+//
+// A pass is asked, in this order, for
+//   centre  about which to sum a part of a channel
+//   add     terms of some of its elements, added to its sums
+//   store   the sums of a part, in double, to the workspace
+//   finish  of a channel: the parts' sums to statistics or gradients, and to parameters for
+//   apply   which writes some elements
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "../arguments.h"
+#include "batch_norm_parts.cuh"
+#include "kernels.h"
+#include "reduce.cuh"
+#include "vec.cuh"
+
+namespace makemore_ext::cuda {
+
+// Values of `count` neighbours of a row, or one for all of them.
+template <typename C, int count>
+struct PerLane {
+  C values[count];
+
+  __device__ C operator[](int lane) const { return values[count == 1 ? 0 : lane]; }
+};
+
+// Each lane's two sums, in the type of the elements: over so few terms that little is lost.
+template <typename C, int count>
+struct Terms {
+  C first[count];
+  C second[count];
+};
+
+// The parameters of apply.
+inline constexpr int kPassParameters = 4;
+
+template <typename C, int count>
+using Parameters = PerLane<C, count>[kPassParameters];
+
+// Where the kernels keep what they hand on: for each part of each channel two values, and for each
+// channel the parameters of apply.
+template <typename T>
+struct BatchNormWorkspace {
+  double* first;             // [channels, parts]
+  double* second;            // [channels, parts]
+  Compute<T>* of_parameter;  // [kPassParameters, channels]
+
+  static int64_t size(int64_t channels, int64_t parts) {
+    return channels * (2 * parts + kPassParameters);
+  }
+};
+
+template <typename T, int count>
+__device__ inline void activate(Pack<T, count>& z, Activation activation) {
+  using C = Compute<T>;
+  if (activation == Activation::tanh) {
+#pragma unroll
+    for (int k = 0; k < count; ++k) {
+      z.lane[k] = ::tanh(z.lane[k]);
+    }
+  } else if (activation == Activation::relu) {
+#pragma unroll
+    for (int k = 0; k < count; ++k) {
+      z.lane[k] = z.lane[k] < C(0) ? C(0) : z.lane[k];  // a NaN stays
+    }
+  }
+}
+
+// From the gradient after the activation, and the activation's output y, to that before.
+template <typename T, int count>
+__device__ inline void activate_backward(Pack<T, count>& grad, const Pack<T, count>& y,
+                                         Activation activation) {
+  using C = Compute<T>;
+#pragma unroll
+  for (int k = 0; k < count; ++k) {
+    if (activation == Activation::tanh) {
+      grad.lane[k] *= (C(1) - y.lane[k]) * (C(1) + y.lane[k]);  // does not cancel near |y| = 1
+    } else if (y.lane[k] <= C(0)) {  // a NaN passes the gradient on, as in torch
+      grad.lane[k] = C(0);
+    }
+  }
+}
+
+// The elements of a running statistic, of whatever type.
+__device__ inline double load_element(const FloatingVector& vector, int64_t index) {
+  index *= vector.stride;
+  switch (vector.type) {
+    case FloatingType::half:
+      return widen(static_cast<const Half*>(vector.data)[index]);
+    case FloatingType::bfloat16:
+      return widen(static_cast<const BFloat16*>(vector.data)[index]);
+    case FloatingType::single:
+      return static_cast<const float*>(vector.data)[index];
+    default:
+      return static_cast<const double*>(vector.data)[index];
+  }
+}
+__device__ inline void store_element(const FloatingVector& vector, int64_t index, double value) {
+  index *= vector.stride;
+  const auto rounded = static_cast<float>(value);
+  switch (vector.type) {
+    case FloatingType::half:
+      static_cast<Half*>(vector.data)[index] = narrow<Half>(rounded);
+      break;
+    case FloatingType::bfloat16:
+      static_cast<BFloat16*>(vector.data)[index] = narrow<BFloat16>(rounded);
+      break;
+    case FloatingType::single:
+      static_cast<float*>(vector.data)[index] = rounded;
+      break;
+    default:
+      static_cast<double*>(vector.data)[index] = value;
+  }
+}
+
+// What both passes know of the operation. statistics: [3, channels].
+template <typename T, typename Statistic>
+struct BatchNormPass {
+  using Element = T;
+  using C = Compute<T>;
+
+  BatchNormArguments<T> arguments;
+  Statistic* statistics;
+  Cut cut;
+  BatchNormWorkspace<T> workspace;
+
+  BatchNormPass(const BatchNormArguments<T>& arguments, Statistic* statistics)
+      : arguments(arguments), statistics(statistics), cut{}, workspace{} {}
+
+  void use(const Cut& cut, double* data) {
+    const int64_t parts = arguments.shape.channels * cut.parts();
+    this->cut = cut;
+    workspace = {data, data + parts, reinterpret_cast<C*>(data + 2 * parts)};
+  }
+
+  __device__ int64_t channels() const { return arguments.shape.channels; }
+  __device__ Statistic& mean(int64_t channel) const { return statistics[channel]; }
+  __device__ Statistic& variance(int64_t channel) const { return statistics[channels() + channel]; }
+  __device__ Statistic& invstd(int64_t channel) const {
+    return statistics[2 * channels() + channel];
+  }
+  __device__ double count() const { return static_cast<double>(arguments.shape.per_channel()); }
+  __device__ double scale(int64_t channel) const {
+    return invstd(channel) * (arguments.weight == nullptr ? 1.0 : arguments.weight[channel]);
+  }
+
+  // In double, over all threads of the block, for its first: the sums of value(part).
+  template <typename Value>
+  __device__ double sum_parts(const Value& value) const {
+    double sum = 0;
+    for (int64_t part = threadIdx.x; part < cut.parts(); part += blockDim.x) {
+      sum += value(part);
+    }
+    __syncthreads();  // what block_sum shares may still be read
+    return block_sum(sum);
+  }
+
+  __device__ void store_parameter(int parameter, int64_t channel, double value) const {
+    workspace.of_parameter[parameter * channels() + channel] = static_cast<C>(value);
+  }
+  __device__ C parameter(int parameter, int64_t channel) const {
+    return workspace.of_parameter[parameter * channels() + channel];
+  }
+};
+
+template <typename T>
+struct ForwardPass : BatchNormPass<T, double> {
+  using C = Compute<T>;
+
+  RunningStatistics running;
+  ChannelView<T> output;
+
+  ForwardPass(const BatchNormArguments<T>& arguments, double* statistics,
+              const RunningStatistics& running, const ChannelView<T>& output)
+      : BatchNormPass<T, double>(arguments, statistics), running(running), output(output) {}
+
+  bool sums_needed() const { return this->arguments.training; }
+  bool result_needed() const { return true; }
+
+  MAKEMORE_EXT_HOST_DEVICE Split split(const Place& place, int64_t size) const {
+    const T* y = place.in(output);
+    return Split::of(size, place.in(this->arguments.input), y);
+  }
+  MAKEMORE_EXT_HOST_DEVICE bool any_stride(bool (*is)(int64_t)) const {
+    return is(this->arguments.input.outer_stride) || is(output.outer_stride);
+  }
+
+  // The mean of a few elements of the part, for each of `count` neighbouring channels, without the
+  // least and the most of them, which may be outliers. Sums about it lose little: it is close to
+  // the part's mean, or what moves it away is in the part's variance too.
+  template <int count, typename Channels>
+  __device__ PerLane<C, count> centre(const Part& part, const Place& origin,
+                                      const Channels&) const {
+    constexpr int kSamples = 8;
+    Pack<T, count> samples[kSamples];
+#pragma unroll
+    for (int i = 0; i < kSamples; ++i) {
+      const Place place{origin.row + i * part.rows / kSamples, origin.channel,
+                        origin.index + i * part.size / kSamples};
+      samples[i] = Pack<T, count>::load(place.in(this->arguments.input));
+    }
+    PerLane<C, count> result;
+#pragma unroll
+    for (int k = 0; k < count; ++k) {
+      C least = samples[0].lane[k];
+      C most = least;
+      C sum = 0;
+#pragma unroll
+      for (int i = 0; i < kSamples; ++i) {
+        least = fmin(least, samples[i].lane[k]);
+        most = fmax(most, samples[i].lane[k]);
+        sum += samples[i].lane[k] / kSamples;  // cannot overflow
+      }
+      constexpr C kShare = C(kSamples) / (kSamples - 2);
+      result.values[k] = (sum - least / kSamples - most / kSamples) * kShare;
+    }
+    return result;
+  }
+
+  template <int count, int lanes>
+  __device__ void add(const Place& place, const PerLane<C, lanes>& centre,
+                      Terms<C, count>& terms) const {
+    const auto x = Pack<T, count>::load(place.in(this->arguments.input));
+#pragma unroll
+    for (int k = 0; k < count; ++k) {
+      const C difference = x.lane[k] - centre[k];
+      terms.first[k] += difference;
+      terms.second[k] += difference * difference;
+    }
+  }
+
+  // The part's mean, and its squares about that.
+  __device__ void store(int64_t channel, int64_t part, C centre, double sum, double squares) const {
+    const double distance = sum / static_cast<double>(this->cut.part(part).count());
+    const int64_t index = channel * this->cut.parts() + part;
+    this->workspace.first[index] = static_cast<double>(centre) + distance;
+    this->workspace.second[index] = fmax(squares - distance * sum, 0.0);
+  }
+
+  __device__ void finish(int64_t channel) const {
+    if (this->arguments.training) {
+      const double* means = this->workspace.first + channel * this->cut.parts();
+      const double* squares = this->workspace.second + channel * this->cut.parts();
+      const double sum = this->sum_parts([&](int64_t part) {
+        return means[part] * static_cast<double>(this->cut.part(part).count());
+      });
+      __shared__ double mean;
+      if (threadIdx.x == 0) {
+        mean = sum / this->count();
+      }
+      __syncthreads();
+      const double all_squares = this->sum_parts([&](int64_t part) {
+        const double distance = means[part] - mean;
+        const auto count = static_cast<double>(this->cut.part(part).count());
+        return squares[part] + count * distance * distance;
+      });
+      if (threadIdx.x == 0) {
+        finish_training(channel, mean, all_squares);
+      }
+    } else if (threadIdx.x == 0) {
+      this->mean(channel) = load_element(running.mean, channel);
+      this->variance(channel) = load_element(running.variance, channel);
+    }
+    if (threadIdx.x == 0) {
+      store_parameters(channel);
+    }
+  }
+
+  // y = activation((x - centre) scale + bias)
+  template <int count, int lanes>
+  __device__ void apply(const Place& place, const Parameters<C, lanes>& parameters) const {
+    auto z = Pack<T, count>::load(place.in(this->arguments.input));
+#pragma unroll
+    for (int k = 0; k < count; ++k) {
+      z.lane[k] = (z.lane[k] - parameters[0][k]) * parameters[1][k] + parameters[2][k];
+    }
+    activate(z, this->arguments.activation);
+    z.store(place.in(output));
+  }
+
+ private:
+  __device__ void finish_training(int64_t channel, double mean, double squares) const {
+    const double count = this->count();
+    const double variance = squares / (count - this->arguments.correction);
+    this->mean(channel) = mean;
+    this->variance(channel) = variance;
+    if (running.mean.data != nullptr) {
+      update(running.mean, channel, mean);
+      update(running.variance, channel,
+             variance * ((count - this->arguments.correction) / (count - 1)));
+    }
+  }
+
+  __device__ void update(const FloatingVector& statistic, int64_t channel, double value) const {
+    const double old = load_element(statistic, channel);
+    store_element(statistic, channel, (1 - running.momentum) * old + running.momentum * value);
+  }
+
+  // The mean in two parts, of which the low one is part of the bias.
+  __device__ void store_parameters(int64_t channel) const {
+    const BatchNormArguments<T>& arguments = this->arguments;
+    this->invstd(channel) = 1 / ::sqrt(this->variance(channel) + arguments.eps);
+    const double mean = this->mean(channel);
+    const double scale = this->scale(channel);
+    const double bias = arguments.bias == nullptr ? 0.0 : arguments.bias[channel];
+    const C centre = static_cast<C>(mean);
+    this->store_parameter(0, channel, centre);
+    this->store_parameter(1, channel, scale);
+    this->store_parameter(2, channel, bias - (mean - static_cast<double>(centre)) * scale);
+    this->store_parameter(3, channel, 0);
+  }
+};
+
+template <typename T>
+struct BackwardPass : BatchNormPass<T, const double> {
+  using C = Compute<T>;
+
+  BatchNormGradients<T> gradients;
+
+  BackwardPass(const BatchNormArguments<T>& arguments, const double* statistics,
+               const BatchNormGradients<T>& gradients)
+      : BatchNormPass<T, const double>(arguments, statistics), gradients(gradients) {}
+
+  bool sums_needed() const {
+    return gradients.grad_weight != nullptr || (this->arguments.training && result_needed());
+  }
+  bool result_needed() const { return gradients.grad_input.data != nullptr; }
+  MAKEMORE_EXT_HOST_DEVICE bool has_output() const {
+    return this->arguments.activation != Activation::none;
+  }
+
+  MAKEMORE_EXT_HOST_DEVICE Split split(const Place& place, int64_t size) const {
+    const T* grad = place.in(gradients.grad_output);
+    const T* y = has_output() ? place.in(gradients.output) : grad;
+    const T* result = gradients.grad_input.data != nullptr ? place.in(gradients.grad_input) : grad;
+    return Split::of(size, place.in(this->arguments.input), grad, y, result);
+  }
+  MAKEMORE_EXT_HOST_DEVICE bool any_stride(bool (*is)(int64_t)) const {
+    return is(this->arguments.input.outer_stride) || is(gradients.grad_output.outer_stride) ||
+           (has_output() && is(gradients.output.outer_stride)) ||
+           (gradients.grad_input.data != nullptr && is(gradients.grad_input.outer_stride));
+  }
+
+  template <int count, typename Channels>
+  __device__ PerLane<C, count> centre(const Part&, const Place&, const Channels& channel_of) const {
+    PerLane<C, count> result;
+#pragma unroll
+    for (int k = 0; k < count; ++k) {
+      result.values[k] = static_cast<C>(this->mean(channel_of(k)));
+    }
+    return result;
+  }
+
+  template <int count, int lanes>
+  __device__ void add(const Place& place, const PerLane<C, lanes>& centre,
+                      Terms<C, count>& terms) const {
+    const auto dz = before_activation<count>(place);
+    const auto x = Pack<T, count>::load(place.in(this->arguments.input));
+#pragma unroll
+    for (int k = 0; k < count; ++k) {
+      terms.first[k] += dz.lane[k];
+      terms.second[k] += dz.lane[k] * (x.lane[k] - centre[k]);
+    }
+  }
+
+  __device__ void store(int64_t channel, int64_t part, C, double sum, double products) const {
+    this->workspace.first[channel * this->cut.parts() + part] = sum;
+    this->workspace.second[channel * this->cut.parts() + part] = products;
+  }
+
+  __device__ void finish(int64_t channel) const {
+    double sum = 0;
+    double products = 0;
+    const double mean = this->mean(channel);
+    const double invstd = this->invstd(channel);
+    const C centre = static_cast<C>(mean);
+    const double rest = mean - static_cast<double>(centre);
+    if (gradients.grad_weight != nullptr || this->arguments.training) {
+      const double* sums = this->workspace.first + channel * this->cut.parts();
+      const double* about_centre = this->workspace.second + channel * this->cut.parts();
+      sum = this->sum_parts([&](int64_t part) { return sums[part]; });
+      products = this->sum_parts([&](int64_t part) { return about_centre[part]; });
+      products = (products - rest * sum) * invstd;  // sum dz xhat
+    }
+    if (threadIdx.x != 0) {
+      return;
+    }
+    if (gradients.grad_weight != nullptr) {
+      gradients.grad_weight[channel] = static_cast<C>(products);
+      gradients.grad_bias[channel] = static_cast<C>(sum);
+    }
+    const double slope = products * invstd / (this->count() - this->arguments.correction);
+    this->store_parameter(0, channel, centre);
+    this->store_parameter(1, channel, this->scale(channel));
+    this->store_parameter(2, channel, sum / this->count() - rest * slope);
+    this->store_parameter(3, channel, slope);
+  }
+
+  // dx = scale (dz - shift - (x - centre) slope); evaluation has neither shift nor slope.
+  template <int count, int lanes>
+  __device__ void apply(const Place& place, const Parameters<C, lanes>& parameters) const {
+    auto dx = before_activation<count>(place);
+    if (this->arguments.training) {
+      const auto x = Pack<T, count>::load(place.in(this->arguments.input));
+#pragma unroll
+      for (int k = 0; k < count; ++k) {
+        dx.lane[k] =
+            (dx.lane[k] - parameters[2][k]) - (x.lane[k] - parameters[0][k]) * parameters[3][k];
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < count; ++k) {
+      dx.lane[k] *= parameters[1][k];
+    }
+    dx.store(place.in(gradients.grad_input));
+  }
+
+ private:
+  // dz.
+  template <int count>
+  __device__ Pack<T, count> before_activation(const Place& place) const {
+    auto grad = Pack<T, count>::load(place.in(gradients.grad_output));
+    if (has_output()) {
+      activate_backward(grad, Pack<T, count>::load(place.in(gradients.output)),
+                        this->arguments.activation);
+    }
+    return grad;
+  }
+};
+
+}  // namespace makemore_ext::cuda

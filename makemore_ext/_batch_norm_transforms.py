@@ -1,0 +1,226 @@
+"""What torch's transforms need to know of batch norm: shapes, batching, second derivatives.
+
+The formulas are those of csrc/cpu/batch_norm.h, in torch operations. They serve what the kernels do
+not compute: gradients of the gradient, and tangents.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from makemore_ext._batch_norm_checks import ACTIVATIONS
+
+
+class Options(NamedTuple):
+    """The arguments of the operators that are not tensors."""
+
+    training: bool
+    momentum: float
+    correction: float
+    eps: float
+    activation: int  # of ACTIVATIONS
+
+
+class Terms(NamedTuple):
+    """What the output is made of, each broadcast against the input; see csrc/cpu/batch_norm.h."""
+
+    normalized: Tensor  # xhat
+    invstd: Tensor
+    scale: Tensor | float  # weight
+    slope: Tensor | float  # of the activation, at its argument
+    count: int  # of the elements of a channel
+
+
+def compute_dtype(input: Tensor) -> torch.dtype:
+    """What parameters are kept in: float32, or float64 for float64."""
+    return torch.float64 if input.dtype == torch.float64 else torch.float32
+
+
+def _per_channel(vector: Tensor, input: Tensor) -> Tensor:
+    return vector.view(-1, *([1] * (input.dim() - 2)))
+
+
+def _beside_channels(input: Tensor) -> list[int]:
+    return [dim for dim in range(input.dim()) if dim != 1]
+
+
+def _sum(tensor: Tensor) -> Tensor:
+    return tensor.sum(_beside_channels(tensor), keepdim=True)
+
+
+def terms(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    statistics: Tensor | None,
+    options: Options,
+) -> Terms:
+    """`statistics` are those of evaluation, None where they are functions of the input."""
+    x = input.to(compute_dtype(input))
+    count = x.numel() // max(1, x.shape[1])
+    if statistics is None:
+        centred = x - _sum(x) / count
+        variance = _sum(centred.square()) / (count - options.correction)
+        invstd = (variance + options.eps).rsqrt()
+    else:
+        mean, _, invstd = (_per_channel(row, input) for row in statistics)
+        centred = (x - mean).to(x.dtype)
+        invstd = invstd.to(x.dtype)
+    normalized = centred * invstd
+    scale = 1.0 if weight is None else _per_channel(weight, input)
+    slope: Tensor | float = 1.0
+    if options.activation != ACTIVATIONS[None]:
+        z = normalized * scale + (0.0 if bias is None else _per_channel(bias, input))
+        if options.activation == ACTIVATIONS["tanh"]:
+            slope = 1 - z.tanh().square()
+        else:
+            slope = torch.where(z <= 0, 0.0, torch.ones_like(z))
+    return Terms(normalized, invstd, scale, slope, count)
+
+
+def gradients(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    statistics: Tensor | None,
+    options: Options,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients for input, weight and bias, differentiable in their turn."""
+    t = terms(input, weight, bias, statistics, options)
+    grad = grad_output.to(t.normalized.dtype) * t.slope
+    grad_bias, grad_weight = _sum(grad), _sum(grad * t.normalized)
+    grad_input = grad
+    if statistics is None:
+        feedback = t.normalized * grad_weight / (t.count - options.correction)
+        grad_input = grad - grad_bias / t.count - feedback
+    grad_input = grad_input * (t.invstd * t.scale)
+    return grad_input.to(input.dtype), grad_weight.flatten(), grad_bias.flatten()
+
+
+def tangent(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    statistics: Tensor | None,
+    options: Options,
+    input_tangent: Tensor | None,
+    weight_tangent: Tensor | None,
+    bias_tangent: Tensor | None,
+) -> Tensor:
+    """The tangent of the output, from those of input, weight and bias."""
+    t = terms(input, weight, bias, statistics, options)
+    result = torch.zeros_like(t.normalized)
+    if input_tangent is not None:
+        dx = input_tangent.to(result.dtype)
+        if statistics is None:
+            dx = dx - _sum(dx) / t.count
+            dx = dx - t.normalized * _sum(dx * t.normalized) / (t.count - options.correction)
+        result = dx * (t.invstd * t.scale)
+    if weight_tangent is not None:
+        result = result + t.normalized * _per_channel(weight_tangent, input)
+    if bias_tangent is not None:
+        result = result + _per_channel(bias_tangent, input)
+    return (result * t.slope).to(input.dtype)
+
+
+# ---- shapes, for torch.compile and export ----
+
+
+def _like(input: Tensor) -> Tensor:
+    """As torch suggests for the input: channels last or contiguous."""
+    memory_format = torch.contiguous_format
+    if input.dim() in (4, 5):
+        memory_format = torch._prims_common.suggest_memory_format(input)
+    return torch.empty_like(input, memory_format=memory_format)
+
+
+def _fake_forward(input: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return _like(input), input.new_empty((3, input.shape[1]), dtype=torch.float64)
+
+
+torch.library.register_fake("makemore_ext::batch_norm_forward", _fake_forward)
+torch.library.register_fake("makemore_ext::batch_norm_forward_and_update", _fake_forward)
+
+
+@torch.library.register_fake("makemore_ext::batch_norm_backward")
+def _(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor | None,
+    output: Tensor | None,
+    statistics: Tensor,
+    training: bool,
+    correction: float,
+    activation: int,
+    needs_grad_input: bool,
+    needs_grad_parameters: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    size = input.shape[1] if needs_grad_parameters else 0
+    grads = (input.new_empty(size, dtype=compute_dtype(input)) for _ in range(2))
+    return _like(input) if needs_grad_input else input.new_empty(0), *grads
+
+
+# ---- batching, for torch.func.vmap: the batch becomes more channels ----
+
+
+def _fold(tensor: Tensor | None, dim: int | None, size: int, at: int) -> Tensor | None:
+    """The batch dimension moved before dimension `at`, and joined with it."""
+    if tensor is None:
+        return None
+    if dim is None:
+        tensor = tensor.unsqueeze(at)
+        tensor = tensor.expand(*tensor.shape[:at], size, *tensor.shape[at + 1 :])
+    else:
+        tensor = tensor.movedim(dim, at)
+    return tensor.flatten(at, at + 1)
+
+
+def _unfold(tensor: Tensor, size: int, at: int) -> Tensor:
+    return tensor.unflatten(at, (size, tensor.shape[at] // size))
+
+
+def _fold_all(size: int, tensors: tuple, dims: tuple, at: tuple[int, ...]) -> list[Tensor | None]:
+    return [_fold(*each, size, where) for *each, where in zip(tensors, dims, at, strict=True)]
+
+
+@torch.library.register_vmap("makemore_ext::batch_norm_forward")
+def _(info: Any, in_dims: tuple, *arguments: Any) -> tuple[tuple, tuple]:
+    size = info.batch_size
+    folded = _fold_all(size, arguments[:5], in_dims[:5], (1, 0, 0, 0, 0))
+    output, statistics = torch.ops.makemore_ext.batch_norm_forward.default(*folded, *arguments[5:])
+    return (_unfold(output, size, 1), _unfold(statistics, size, 1)), (1, 1)
+
+
+@torch.library.register_vmap("makemore_ext::batch_norm_forward_and_update")
+def _(info: Any, in_dims: tuple, *arguments: Any) -> tuple[tuple, tuple]:
+    size = info.batch_size
+    running, running_dims = arguments[3:5], in_dims[3:5]
+    if None in running_dims:
+        raise RuntimeError(
+            "batch_norm got a batched input, but running_mean or running_var, which are updated in "
+            "place, are not batched: pass them with a batch dimension, or track_running_stats=False"
+        )
+    folded = _fold_all(size, arguments[:5], in_dims[:5], (1, 0, 0, 0, 0))
+    updated = [tensor.clone() for tensor in folded[3:] if tensor is not None]
+    output, statistics = torch.ops.makemore_ext.batch_norm_forward_and_update.default(
+        *folded[:3], *updated, *arguments[5:]
+    )
+    for tensor, dim, new in zip(running, running_dims, updated, strict=True):
+        tensor.movedim(dim, 0).copy_(_unfold(new, size, 0))
+    return (_unfold(output, size, 1), _unfold(statistics, size, 1)), (1, 1)
+
+
+@torch.library.register_vmap("makemore_ext::batch_norm_backward")
+def _(info: Any, in_dims: tuple, *arguments: Any) -> tuple[tuple, tuple]:
+    size = info.batch_size
+    folded = _fold_all(size, arguments[:5], in_dims[:5], (1, 1, 0, 1, 1))
+    needs_grad_input, needs_grad_parameters = arguments[-2:]
+    grad_input, *grads = torch.ops.makemore_ext.batch_norm_backward.default(*folded, *arguments[5:])
+    if needs_grad_input:
+        grad_input = _unfold(grad_input, size, 1)
+    if needs_grad_parameters:
+        grads = [_unfold(grad, size, 0) for grad in grads]
+    dims = (1 if needs_grad_input else None, *[0 if needs_grad_parameters else None] * 2)
+    return (grad_input, *grads), dims
