@@ -79,7 +79,10 @@ def check_separate(parameters: Parameters) -> None:
 
 
 def initialize(
-    sizes: Mapping[str, int], dtype: torch.dtype, generator: torch.Generator | None
+    sizes: Mapping[str, int],
+    dtype: torch.dtype,
+    generator: torch.Generator | None,
+    device: torch.device | str = "cpu",
 ) -> Parameters:
     """The parameters of a new network, drawn as `makemore.MLP.init` says.
 
@@ -87,6 +90,7 @@ def initialize(
         sizes: V, K, D and H, by the names that errors call them.
         dtype: float32 or float64.
         generator: on the CPU; None makes one seeded with `SEED`.
+        device: where the parameters go.
 
     Returns:
         Tensors that require grad.
@@ -103,10 +107,10 @@ def initialize(
 
     def normal(rows: int, columns: int, scale: float) -> Tensor:
         drawn = torch.randn(rows, columns, dtype=torch.float32, generator=generator)
-        return (drawn * scale).to(dtype).requires_grad_()
+        return (drawn * scale).to(device, dtype).requires_grad_()
 
     def constant(size: int, value: float) -> Tensor:
-        return torch.full((size,), value, dtype=dtype, requires_grad=True)
+        return torch.full((size,), value, dtype=dtype, device=device, requires_grad=True)
 
     V, K, D, H = sizes.values()
     return Parameters(

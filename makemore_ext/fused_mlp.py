@@ -1,6 +1,7 @@
 """The network's whole training step in one native call.
 
-The formulas, and how they are ordered to save arithmetic, stand in csrc/cpu/fused_mlp.h.
+The formulas, and how they are ordered to save arithmetic, stand in csrc/cpu/fused_mlp.h; what runs
+them, on the CPU and on a CUDA device, in _fused_mlp_steps.py.
 """
 
 import math
@@ -12,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+from makemore_ext._fused_mlp_steps import GraphSteps, NativeSteps
 from makemore_ext._interrupt import deferred_interrupt
-from makemore_ext._native import fused_mlp_steps
 from makemore_ext._network import check_separate, initialize, shapes, sizes_of, storage_end
-from makemore_ext._validation import is_integer, require
+from makemore_ext._validation import check_device, is_integer, require
 from makemore_ext.reference import Parameters
 
 # The arithmetic of one native call of `train`, between two of which it can be interrupted: some
@@ -30,11 +31,12 @@ class FusedMLP:
     """Embedding, linear, batch norm, tanh, linear and cross entropy, trained by native code.
 
     A step finds the loss and its gradients and descends along them, in memory that is allocated
-    once for a minibatch size. The parameters are ordinary tensors, changed in place. With V
-    characters, K of them in a context, D embedding dimensions and H hidden units they are C [V, D],
-    W1 [K·D, H], b1 [H], W2 [H, V], b2 [V], bngain [H] and bnbias [H]; a minibatch is x, int64
-    [n, K], and y, int64 [n], with n at least 2. Batch norm divides the variance by n − 1. Results
-    are the same bits on every run and for every number of threads.
+    once for a minibatch size; on a CUDA device it is captured once in a graph. The parameters are
+    ordinary tensors, changed in place. With V characters, K of them in a context, D embedding
+    dimensions and H hidden units they are C [V, D], W1 [K·D, H], b1 [H], W2 [H, V], b2 [V],
+    bngain [H] and bnbias [H]; a minibatch is x, int64 [n, K], and y, int64 [n], with n at least 2.
+    Batch norm divides the variance by n − 1. On the CPU results are the same bits on every run and
+    for every number of threads.
 
     Args:
         vocabulary: V, at least 1.
@@ -42,7 +44,9 @@ class FusedMLP:
         embedding: D, at least 1.
         hidden: H, at least 1.
         dtype: float32 or float64.
-        generator: draws the parameters as `makemore.MLP.init` does; None makes a seeded one.
+        generator: on the CPU, draws the parameters as `makemore.MLP.init` does; None makes a seeded
+            one.
+        device: where the parameters are, the CPU or a CUDA device.
         momentum: as in torch.optim.SGD, in [0, 1).
         weight_decay: as in torch.optim.SGD, at least 0.
 
@@ -59,6 +63,7 @@ class FusedMLP:
         *,
         dtype: torch.dtype = torch.float32,
         generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
         momentum: float = 0.0,
         weight_decay: float = 0.0,
     ) -> None:
@@ -68,7 +73,7 @@ class FusedMLP:
             "embedding": embedding,
             "hidden": hidden,
         }
-        self._adopt(initialize(sizes, dtype, generator), momentum, weight_decay)
+        self._adopt(initialize(sizes, dtype, generator, device), momentum, weight_decay)
 
     @classmethod
     def from_parameters(
@@ -77,7 +82,7 @@ class FusedMLP:
         """A network of existing tensors, which its steps will change.
 
         Args:
-            parameters: `makemore.MLP.parameters()`, say; contiguous, on the CPU, of one dtype,
+            parameters: `makemore.MLP.parameters()`, say; contiguous, on one device, of one dtype,
                 float32 or float64, and none in the memory of another.
             momentum: see the class.
             weight_decay: see the class.
@@ -98,9 +103,11 @@ class FusedMLP:
         require(0 <= weight_decay < math.inf, "weight_decay", weight_decay, "finite and >= 0")
         self._sizes = sizes_of(parameters)
         self._shapes = shapes(self._sizes)
-        self._dtype = parameters.C.dtype
+        self._dtype, self._device = parameters.C.dtype, parameters.C.device
+        require(self._device.type != "meta", "device", "meta", "the CPU or a CUDA device")
+        check_device("parameters", self._device)
         self._parameters = parameters
-        self._addresses()
+        self._check_parameters()
         check_separate(parameters)
         self.momentum, self.weight_decay = momentum, weight_decay
         self._momentum_buffers = (
@@ -108,9 +115,11 @@ class FusedMLP:
             if momentum
             else None
         )
-        self._steps = fused_mlp_steps[self._dtype](*self._sizes)
-        self._workspace = torch.empty(0, dtype=torch.uint8)
-        self._workspace_batch_size = 0
+        self._steps: NativeSteps | GraphSteps = (
+            NativeSteps(self._sizes, parameters, self._momentum_buffers)
+            if self._device.type == "cpu"
+            else GraphSteps(parameters, self._momentum_buffers)
+        )
         # The workspace serves one call at a time.
         self._lock = threading.Lock()
 
@@ -120,7 +129,10 @@ class FusedMLP:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._adopt(state["_parameters"], state["momentum"], state["weight_decay"])
-        self._momentum_buffers = state["_momentum_buffers"]
+        for own, saved in zip(
+            self._momentum_buffers or (), state["_momentum_buffers"] or (), strict=True
+        ):
+            own.copy_(saved)
 
     def parameters(self) -> Parameters:
         """The network's own tensors."""
@@ -144,7 +156,7 @@ class FusedMLP:
         Raises:
             ValueError: a tensor is missing, unknown or unfit; nothing is changed.
         """
-        self._addresses()
+        self._check_parameters()
         own = self.state_dict()
         if state.keys() != own.keys():
             raise ValueError(f"state: must hold {sorted(own)}, got {sorted(state)}")
@@ -164,27 +176,15 @@ class FusedMLP:
             ValueError: a shape does not fit, or a parameter was replaced by an unfit one.
         """
         x, y = self._checked_windows(x, y, least=2)
-        gradients = Parameters(
-            *(torch.empty_like(p, requires_grad=False) for p in self._parameters)
-        )
-        minibatch = torch.arange(len(y))
+        self._check_parameters()
         with self._lock:
-            loss = self._steps.loss_and_gradients(
-                self._addresses(),
-                x.data_ptr(),
-                y.data_ptr(),
-                minibatch.data_ptr(),
-                len(y),
-                self._workspace_for(len(y)),
-                [gradient.data_ptr() for gradient in gradients],
-            )
-        return torch.tensor(loss, dtype=self._dtype), gradients
+            return self._steps.loss_and_gradients(x, y)
 
     def step(self, x: Tensor, y: Tensor, lr: float) -> float:
         """Descend once along the gradients of a minibatch.
 
         Args:
-            x: the contexts, int64 [n, K], of any strides, on the CPU.
+            x: the contexts, int64 [n, K], of any strides, on the network's device.
             y: the characters that follow, int64 [n].
             lr: the learning rate, finite and at least 0.
 
@@ -243,7 +243,7 @@ class FusedMLP:
         require(is_integer(batch_size, 2), "batch_size", batch_size, "an integer >= 2")
         x, y = self._checked_windows(x, y, least=1)
         rates = _checked_rates(lr, steps)
-        self._addresses()
+        self._check_parameters()
 
         V, K, D, H = self._sizes
         operations = 6 * batch_size * H * (K * D + V)
@@ -264,48 +264,28 @@ class FusedMLP:
         self, x: Tensor, y: Tensor, minibatches: Tensor, rates: Tensor, losses: Tensor
     ) -> None:
         """Take a step on each of the minibatches, rows of x and y, int64 [steps, n]."""
-        steps, batch_size = minibatches.shape
+        self._check_parameters()
+        descent = (self.momentum, self.weight_decay)
         with self._lock:
-            self._steps.train(
-                self._addresses(),
-                x.data_ptr(),
-                y.data_ptr(),
-                minibatches.data_ptr(),
-                batch_size,
-                self._workspace_for(batch_size),
-                steps,
-                rates.data_ptr(),
-                self.momentum,
-                self.weight_decay,
-                [buffer.data_ptr() for buffer in self._momentum_buffers or ()] or [0] * 7,
-                losses.data_ptr(),
-            )
+            self._steps.train(x, y, minibatches, rates, losses, descent)
         increment_version(self._parameters)
 
-    def _addresses(self) -> list[int]:
-        """Where the parameters are, now that nothing has been done to them that would not fit."""
+    def _check_parameters(self) -> None:
+        """Raises ValueError if something has been done to the parameters that does not fit."""
         for (name, shape), parameter in zip(self._shapes.items(), self._parameters, strict=True):
             if (
                 parameter.shape != shape
                 or parameter.dtype != self._dtype
-                or parameter.device.type != "cpu"
+                or parameter.device != self._device
                 or not parameter.is_contiguous()
                 or storage_end(parameter) > parameter.untyped_storage().nbytes()
             ):
                 raise ValueError(
-                    f"{name}: must be a contiguous {self._dtype} tensor of shape {[*shape]} on the "
-                    f"CPU, got {parameter.dtype} {[*parameter.shape]} of strides "
+                    f"{name}: must be a contiguous {self._dtype} tensor of shape {[*shape]} on "
+                    f"{self._device}, got {parameter.dtype} {[*parameter.shape]} of strides "
                     f"{[*parameter.stride()]} on {parameter.device}, with "
                     f"{parameter.untyped_storage().nbytes()} bytes of storage"
                 )
-        return [parameter.data_ptr() for parameter in self._parameters]
-
-    def _workspace_for(self, batch_size: int) -> int:
-        if batch_size != self._workspace_batch_size:
-            size = self._steps.workspace_bytes(batch_size)
-            self._workspace = torch.zeros(size, dtype=torch.uint8)
-            self._workspace_batch_size = batch_size
-        return self._workspace.data_ptr()
 
     def _checked_windows(self, x: Tensor, y: Tensor, least: int) -> tuple[Tensor, Tensor]:
         """Gives x and y, contiguous, if they are windows of this network and at least so many."""
@@ -313,9 +293,10 @@ class FusedMLP:
             if not isinstance(tensor, Tensor) or tensor.dtype != torch.int64:
                 kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
                 raise TypeError(f"{name}: must be an int64 Tensor, got {kind}")
-            if tensor.device.type != "cpu" or tensor.layout != torch.strided:
+            if tensor.device != self._device or tensor.layout != torch.strided:
                 raise ValueError(
-                    f"{name}: must be dense and on the CPU, got {tensor.layout} on {tensor.device}"
+                    f"{name}: must be dense and on {self._device}, "
+                    f"got {tensor.layout} on {tensor.device}"
                 )
         V, K, _, _ = self._sizes
         if y.dim() != 1 or len(y) < least or x.shape != (len(y), K):

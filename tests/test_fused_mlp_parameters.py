@@ -87,8 +87,8 @@ BAD_WINDOWS = {
     "empty": ((X[:0], Y[:0]), ValueError, "n >= "),
     "x dtype": ((X.int(), Y), TypeError, "x: must be an int64 Tensor, got torch.int32"),
     "y type": ((X, Y.tolist()), TypeError, "y: must be an int64 Tensor, got list"),
-    "x device": ((X.to("meta"), Y), ValueError, "x: must be dense and on the CPU"),
-    "x layout": ((X.to_sparse(), Y), ValueError, "x: must be dense and on the CPU"),
+    "x device": ((X.to("meta"), Y), ValueError, "x: must be dense and on cpu"),
+    "x layout": ((X.to_sparse(), Y), ValueError, "x: must be dense and on cpu"),
 }
 BAD_RATES = {
     "nan": (math.nan, "lr: must be finite and >= 0, got nan"),
@@ -196,7 +196,8 @@ BAD_PARAMETERS = {
     "type": (P._replace(b1=[0.0] * 8), TypeError, "b1: must be a Tensor, got list"),
     "strides": (P._replace(W2=P.W2.t().contiguous().t()), ValueError, "W2: must be a contiguous"),
     "expanded": (P._replace(b1=torch.zeros(1).expand(8)), ValueError, "b1: must be a contiguous"),
-    "device": (P._replace(C=P.C.to("meta")), ValueError, "C: must be a contiguous"),
+    "devices": (P._replace(b2=P.b2.to("meta")), ValueError, "b2: must be a contiguous"),
+    "device": (Parameters(*(p.to("meta") for p in P)), ValueError, "device: must be the CPU or"),
     "shared": (P._replace(bnbias=P.bngain), ValueError, "must not share memory"),
 }
 
