@@ -194,9 +194,9 @@ struct ForwardPass : BatchNormPass<T, double> {
   // The mean of a few elements of the part, for each of `count` neighbouring channels, without the
   // least and the most of them, which may be outliers. Sums about it lose little: it is close to
   // the part's mean, or what moves it away is in the part's variance too.
-  template <int count, typename Channels>
+  template <int count>
   __device__ PerLane<C, count> centre(const Part& part, const Place& origin,
-                                      const Channels&) const {
+                                      const PerLane<int64_t, count>&) const {
     constexpr int kSamples = 8;
     Pack<T, count> samples[kSamples];
 #pragma unroll
@@ -347,12 +347,13 @@ struct BackwardPass : BatchNormPass<T, const double> {
            (gradients.grad_input.data != nullptr && is(gradients.grad_input.outer_stride));
   }
 
-  template <int count, typename Channels>
-  __device__ PerLane<C, count> centre(const Part&, const Place&, const Channels& channel_of) const {
+  template <int count>
+  __device__ PerLane<C, count> centre(const Part&, const Place&,
+                                      const PerLane<int64_t, count>& channels) const {
     PerLane<C, count> result;
 #pragma unroll
     for (int k = 0; k < count; ++k) {
-      result.values[k] = static_cast<C>(this->mean(channel_of(k)));
+      result.values[k] = static_cast<C>(this->mean(channels[k]));
     }
     return result;
   }
