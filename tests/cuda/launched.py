@@ -22,6 +22,7 @@ SOURCES = Path(__file__).parent / "launchers"
 NUMBERS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
 TYPES = dict(zip(NUMBERS, ("Half", "BFloat16", "float", "double"), strict=True))
 MOST_ROW_DIMENSIONS = 8
+STREAM = 0x5EA  # any handle: launches must be on it
 
 
 class RowShape(ctypes.Structure):
@@ -77,7 +78,11 @@ def _numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
 
 
 def _dtype(dtype: torch.dtype) -> Any:
-    return np.dtype(np.uint16) if dtype == torch.bfloat16 else _numpy(torch.empty(0, dtype=dtype)).dtype
+    return (
+        np.dtype(np.uint16)
+        if dtype == torch.bfloat16
+        else _numpy(torch.empty(0, dtype=dtype)).dtype
+    )
 
 
 class Placed:
@@ -85,7 +90,9 @@ class Placed:
 
     def __init__(self, device: Device, tensor: Tensor, offset: int = 0, *, empty: bool = False):
         self._like = tensor
-        extent = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+        extent = sum(
+            (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+        )
         self._count = 0 if tensor.numel() == 0 else extent + 1
         storage = torch.as_strided(tensor, (self._count,), (1,))
         if empty:
@@ -123,6 +130,18 @@ def row_shape(tensor: Tensor) -> RowShape:
 def row_view(tensor: Tensor, address: int) -> RowView:
     strides = tuple(tensor.stride(dim) for dim in row_dims(tensor))
     return RowView(address, tensor.stride(class_dim(tensor)), strides)
+
+
+def call(
+    launchers: Launchers, device: Device, name: str, *arguments: Any, check: bool = True
+) -> None:
+    """Calls a launcher of tests/cuda/launchers on STREAM; RuntimeError with what it throws."""
+    code = launchers.call(device, name, *arguments, ctypes.c_void_p(STREAM), check=check)
+    assert {launch.stream for launch in launchers.launched} <= {STREAM}
+    if code:
+        text = ctypes.create_string_buffer(1000)
+        launchers.call(device, "message", text, len(text))
+        raise RuntimeError(text.value.decode())
 
 
 class CrossEntropy:
@@ -171,8 +190,7 @@ class CrossEntropy:
         )
 
     def _call(self, launchers: Launchers, name: str, *arguments: Any) -> None:
-        code = launchers.call(self.device, name, NUMBERS[self.dtype], *arguments, None)
-        assert code == 0, launchers.text("last_message")
+        call(launchers, self.device, name, NUMBERS[self.dtype], *arguments)
 
     def _rows(self) -> tuple[int, ...]:
         return tuple(self._like.shape[dim] for dim in row_dims(self._like))
@@ -184,9 +202,9 @@ class CrossEntropy:
         return Placed(self.device, self._gradient_like, self._gradient_offset, empty=True)
 
     def forward(
-        self, launchers: Launchers, *, with_gradient: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """loss, statistics, total_weight, and the gradient."""
+        self, launchers: Launchers, *, with_gradient: bool = False, keep_statistics: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """loss, statistics, total_weight and gradient; empty where not asked for."""
         loss = self._empty(() if self.reduction else self._rows(), self.compute)
         statistics = self._empty((3, *self._rows()), torch.float64)
         total = self._empty((), torch.float64)
@@ -195,14 +213,16 @@ class CrossEntropy:
         size = launchers.call(self.device, "workspace", ctypes.byref(self.shape))
         workspace = self.device.empty(size, np.float64)
         self._call(
-            launchers, "forward", ctypes.byref(self.arguments), loss.buffer, statistics.buffer,
-            total.buffer, ctypes.byref(view), workspace,
+            launchers, "forward", ctypes.byref(self.arguments), loss.buffer,
+            statistics.buffer if keep_statistics else None, total.buffer, ctypes.byref(view),
+            workspace,
         )  # fmt: skip
+        none = torch.empty(0)
         return (
             loss.tensor(),
-            statistics.tensor(),
+            statistics.tensor() if keep_statistics else none,
             total.tensor(),
-            None if gradient is None else gradient.tensor(),
+            none if gradient is None else gradient.tensor(),
         )
 
     def backward(
@@ -226,3 +246,37 @@ class CrossEntropy:
             Placed(self.device, total).buffer, ctypes.byref(view),
         )  # fmt: skip
         return gradient.tensor()
+
+
+class Matrix(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("rows", ctypes.c_int64),
+        ("columns", ctypes.c_int64),
+        ("row_stride", ctypes.c_int64),
+        ("column_stride", ctypes.c_int64),
+    )
+
+    @classmethod
+    def of(cls, placed: Placed, tensor: Tensor) -> Matrix:
+        return cls(placed.address, *tensor.shape, *tensor.stride())
+
+
+def embedding_backward(
+    launchers: Launchers, device: Device, grad_output: Tensor, indices: Tensor, vocabulary: int,
+    offset: int = 0,
+) -> Tensor:  # fmt: skip
+    """The gradient of a table [vocabulary, features]; sorts the indices as the operator does."""
+    features = grad_output.shape[1]
+    sorted_indices, order = indices.sort(stable=True)
+    like = torch.empty(vocabulary, features, dtype=grad_output.dtype)
+    upstream, result = Placed(device, grad_output, offset), Placed(device, like, empty=True)
+    size = launchers.call(device, "workspace", len(indices), features)
+    compute = np.float64 if grad_output.dtype == torch.float64 else np.float32
+    call(
+        launchers, device, "backward", NUMBERS[grad_output.dtype],
+        ctypes.byref(Matrix.of(upstream, grad_output)), Placed(device, sorted_indices).buffer,
+        Placed(device, order).buffer, ctypes.byref(Matrix.of(result, like)),
+        device.empty(size, compute),
+    )  # fmt: skip
+    return result.tensor()

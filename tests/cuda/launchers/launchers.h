@@ -17,23 +17,24 @@ inline constexpr int kNumber<float> = 2;
 template <>
 inline constexpr int kNumber<double> = 3;
 
-inline std::string& message() {
+inline std::string& last_error() {
   static std::string text;
   return text;
 }
 
-// 0, or 1 with the exception's text in message().
+// 0, or 1 and the exception's text is what message() gives.
 template <typename Body>
 int guarded(const Body& body) {
   try {
     body();
     return 0;
   } catch (const std::exception& error) {
-    message() = error.what();
+    last_error() = error.what();
     return 1;
   }
 }
 
-extern "C" const char* last_message() {
-  return message().c_str();
+extern "C" int message(char* text, int64_t size) {
+  text[last_error().copy(text, static_cast<size_t>(size) - 1)] = 0;
+  return 0;
 }
