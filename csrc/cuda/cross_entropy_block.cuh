@@ -18,6 +18,19 @@ inline constexpr int kBlockRows = kWarpSize;  // at most
 inline constexpr int kMostThreads = 512;
 inline constexpr int kMostWarps = kMostThreads / kWarpSize;
 
+// Blocks of kMostThreads that a multiprocessor has registers for: 64 a thread. Those of double need
+// more, and have less to gain.
+template <typename T>
+inline constexpr int kBlocksAtOnce = sizeof(Compute<T>) == sizeof(float) ? 2 : 1;
+
+// For the few values a row has. Not inlined, they are once in the code rather than once a kernel.
+static __device__ __noinline__ double exp_once(double x) {
+  return ::exp(x);
+}
+static __device__ __noinline__ double log_once(double x) {
+  return ::log(x);
+}
+
 // What one launch is to do.
 template <typename T>
 struct CrossEntropyTask {
@@ -220,7 +233,7 @@ class RowState {
   // Works out and writes the loss and what forward keeps.
   __device__ double loss() {
     const CrossEntropyArguments<T>& arguments = task_.arguments;
-    const double log_sum = ::log(sum_exp_);
+    const double log_sum = log_once(sum_exp_);
     double toward_logits = 0;  // sum_c v_c (x_c - max)
     if (arguments.has_probabilities) {
       mass_ = shares_;
@@ -269,7 +282,7 @@ class RowState {
                                        : grad_loss / divisor;
     double mass = mass_;
     if (arguments.lse_square_scale != 0) {
-      mass += 2 * arguments.lse_square_scale * (max_ + ::log(sum_exp_));
+      mass += 2 * arguments.lse_square_scale * (max_ + log_once(sum_exp_));
     }
     const double on_softmax = (upstream == 0 ? 0.0 : upstream * mass) + grad_lse;
     factors.max[i] = static_cast<C>(max_);
@@ -281,7 +294,7 @@ class RowState {
       // p - 1 cancels where p is close to 1.
       const double share = (task_.on_target + task_.on_class) * target_weight_;
       factors.at_target[i] =
-          static_cast<C>(on_softmax * (::exp(target_logit_) / sum_exp_) - upstream * share);
+          static_cast<C>(on_softmax * (exp_once(target_logit_) / sum_exp_) - upstream * share);
     }
   }
 

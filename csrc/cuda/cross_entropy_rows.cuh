@@ -77,7 +77,7 @@ class Row {
 
 // rows_per_block: 1, and all threads share it, or more, and a warp takes one after another.
 template <typename T, bool kHasShares>
-__global__ void __launch_bounds__(kMostThreads, 2)
+__global__ void __launch_bounds__(kMostThreads, kBlocksAtOnce<T>)
     cross_entropy_rows(const __grid_constant__ CrossEntropyTask<T> task, int rows_per_block) {
   static_assert(kMostWarps <= kBlockRows);
   __shared__ RowSums<T, kHasShares> parts[kBlockRows];  // by warp, or by row
