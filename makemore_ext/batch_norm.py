@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from makemore_ext._batch_norm_checks import ACTIVATIONS, check
+from makemore_ext._batch_norm_checks import ACTIVATIONS, check, check_keywords
 from makemore_ext._batch_norm_transforms import Options, compute_dtype, gradients, tangent
 from makemore_ext._function import apply, is_batched
 from makemore_ext._native import operators
@@ -195,6 +195,7 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
         activation: str | None = None,
         **options: Any,
     ) -> None:
+        check_keywords(correction, activation)
         super().__init__(
             num_features, eps, momentum, affine, track_running_stats, device, dtype, **options
         )
