@@ -28,7 +28,7 @@ def check(
             f"input of 2 dimensions or more, got {_describe(input)}, {_describe(weight)}, "
             f"{_describe(bias)}, {_describe(running_mean)} and {_describe(running_var)}"
         )
-    check_device("input", input)
+    check_device("input", input.device)
     check_keywords(correction, activation)
 
 

@@ -134,6 +134,7 @@ __device__ inline void sum_unit(const Pass& pass, const ColumnGrid<T>& grid,
     sums.add(terms);
   }
   Terms<C, count> terms{};
+#pragma unroll 1
   for (; row < share.end; row += share.step) {
     pass.add({row, 0, column}, centre, terms);
   }
@@ -149,6 +150,7 @@ __device__ inline double sum_over_rows(Sum<C> (&sums)[lanes], int width,
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
 #pragma unroll
   for (int k = 0; k < lanes; ++k) {
+#pragma unroll 1
     for (int distance = width; distance < kWarpSize; distance *= 2) {
       sums[k].add(sums[k].from_lane(distance));
     }

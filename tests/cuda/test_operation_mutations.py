@@ -1,5 +1,6 @@
 """Broken kernels and launchers of csrc/cuda, each of which the tests' tables must notice."""
 
+import batch_norm_table
 import cross_entropy_table
 import embedding_table
 import pytest
@@ -110,6 +111,63 @@ EMBEDDING = [
              "    sums.add(task.part(chunk, false) + feature);\n", ""),
 ]  # fmt: skip
 
+BATCH_NORM = [
+    # Columns.
+    Mutation("columns beyond the last", "cuda/batch_norm_columns.cuh",
+             "} else if (share.unit < grid.units()) {\n    sum_unit", "} else {\n    sum_unit"),
+    Mutation("rows beyond the last", "cuda/batch_norm_columns.cuh",
+             "left < grid.cut.group_rows ? left : grid.cut.group_rows", "grid.cut.group_rows"),
+    Mutation("a run beyond the last row", "cuda/batch_norm_columns.cuh",
+             "row + run - share.step < share.end", "row < share.end"),
+    Mutation("barrier between the sums dropped", "cuda/batch_norm_columns.cuh",
+             "  __syncthreads();\n  const double second", "  const double second"),
+    Mutation("other columns added", "cuda/batch_norm_columns.cuh",
+             "int distance = width;", "int distance = 1;"),
+    Mutation("columns of the next channel", "cuda/batch_norm_columns.cuh",
+             "if (--left == 0)", "if (left-- == 0)"),
+    Mutation("parts of another column", "cuda/batch_norm_columns.cuh",
+             "share.group * grid.cut.inner +", "share.group +"),
+    Mutation("rows that are not aligned alike", "cuda/batch_norm.cu",
+             "shape.outer > 1 && pass.any_stride(is_unaligned)", "pass.any_stride(nullptr)"),
+    # Planes.
+    Mutation("chunk beyond the plane", "cuda/batch_norm_parts.cuh",
+             "inner - begin < chunk_size ? inner - begin : chunk_size", "chunk_size"),
+    Mutation("planes done twice", "cuda/batch_norm_planes.cuh",
+             "row += kBatchNormThreads / grid.width", "row += 1"),
+    Mutation("barrier between the planes' sums dropped", "cuda/batch_norm_planes.cuh",
+             "  __syncthreads();\n", ""),
+    Mutation("alignment of the result forgotten", "cuda/batch_norm_passes.cuh",
+             "place.in(this->arguments.input), y);", "place.in(this->arguments.input));"),
+    # What becomes of the sums.
+    Mutation("sums about zero", "cuda/batch_norm_passes.cuh",
+             "(sum - least / kSamples - most / kSamples) * kShare", "0 * (sum + least + most)"),
+    Mutation("what lies between the parts forgotten", "cuda/batch_norm_passes.cuh",
+             "squares[part] + count * distance * distance", "squares[part] + 0 * count * distance"),
+    Mutation("mean read before it is there", "cuda/batch_norm_passes.cuh",
+             "      __syncthreads();\n      const double all_squares",
+             "      const double all_squares"),
+    Mutation("barrier between the parts' sums dropped", "cuda/batch_norm_passes.cuh",
+             "    __syncthreads();  // what block_sum", "    // what block_sum"),
+    Mutation("low part of the mean forgotten", "cuda/batch_norm_passes.cuh",
+             "bias - (mean - static_cast<double>(centre)) * scale", "bias"),
+    Mutation("gradient sums about the centre alone", "cuda/batch_norm_passes.cuh",
+             "(products - rest * sum) * invstd", "products * invstd"),
+    Mutation("sums by float atomics", "cuda/batch_norm_passes.cuh",
+             "[channel * this->cut.parts() + part] = products;",
+             "[0 * part] = products;"),
+    Mutation("relu lets 0 through", "cuda/batch_norm_passes.cuh", "y.lane[k] <= C(0)",
+             "y.lane[k] < C(0)"),
+    Mutation("running variance not of n - 1", "cuda/batch_norm_passes.cuh",
+             "/ (count - 1)", "/ count"),
+    # The launchers.
+    Mutation("workspace too small", "cuda/batch_norm_passes.cuh", "2 * parts + kPassParameters",
+             "2 * parts + 1"),
+    Mutation("another stream for the second kernel", "cuda/batch_norm.cu",
+             "threads, 0, stream>>>(pass)", "threads>>>(pass)"),
+    Mutation("too few threads for the parts", "cuda/batch_norm_passes.cuh", "part += blockDim.x",
+             "part += kBatchNormThreads"),
+]  # fmt: skip
+
 FEW = (
     "plain",
     "unlike alignment",
@@ -118,6 +176,20 @@ FEW = (
     "minus infinity",
     "all ignored",
     "transposed",
+)
+FEW_OF_BATCH_NORM = (
+    "columns",
+    "many rows",
+    "small planes",
+    "planes",
+    "large planes",
+    "relu",
+    "evaluation",
+    "running float32",
+    "no gradient of parameters",
+    "padded rows",
+    "unlike alignment",
+    "far from zero",
 )
 
 
@@ -153,9 +225,26 @@ def check_embedding(sources):
     embedding_table.check(outside, broken, Device())
 
 
+def quick_of_batch_norm():
+    """One dtype, and of each kind of case and layout the first; but no large planes."""
+    seen = set()
+    for case in batch_norm_table.CASES:
+        kind = (case.name, case.shape[2] == 1)
+        if case.dtype == torch.float32 and kind not in seen and case.name in FEW_OF_BATCH_NORM:
+            seen.add(kind)
+            yield case
+
+
+def check_batch_norm(sources):
+    broken = launchers("batch_norm", SINGLE, sources)
+    for case in quick_of_batch_norm():
+        batch_norm_table.check(case, broken, Device())
+
+
 @pytest.fixture(scope="module")
 def compiled():
-    for name, table in (("cross_entropy", CROSS_ENTROPY), ("embedding", EMBEDDING)):
+    tables = {"cross_entropy": CROSS_ENTROPY, "embedding": EMBEDDING, "batch_norm": BATCH_NORM}
+    for name, table in tables.items():
         mutations.prepare(
             table, CSRC, lambda sources, _, name=name: launchers(name, SINGLE, sources)
         )
@@ -171,6 +260,12 @@ def test_caught_by_the_table_of_the_embedding(mutation, compiled):
     assert mutations.caught(mutation, CSRC, check_embedding)
 
 
+@pytest.mark.parametrize("mutation", BATCH_NORM, ids=lambda mutation: mutation.name)
+def test_caught_by_the_table_of_batch_norm(mutation, compiled):
+    assert mutations.caught(mutation, CSRC, check_batch_norm)
+
+
 def test_what_is_whole_passes():
+    check_batch_norm(CSRC)
     check_cross_entropy(CSRC)
     check_embedding(CSRC)
