@@ -125,9 +125,7 @@ class BatchNorm:
 
     def _result(self) -> Placed:
         # Dense, in the order of the input's dimensions.
-        return Placed(
-            self.device, torch.empty_like(self._like), self._result_offset, empty=True
-        )
+        return Placed(self.device, torch.empty_like(self._like), self._result_offset, empty=True)
 
     def _vector(self) -> Placed:
         dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
@@ -189,7 +187,5 @@ class BatchNorm:
             None if weight is None else weight.address,
             None if bias is None else bias.address,
         )
-        self._call(
-            "backward", ctypes.byref(self.arguments), known.buffer, ctypes.byref(gradients)
-        )
+        self._call("backward", ctypes.byref(self.arguments), known.buffer, ctypes.byref(gradients))
         return tuple(None if p is None else p.tensor() for p in (grad_input, weight, bias))  # type: ignore[return-value]

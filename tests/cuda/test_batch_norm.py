@@ -68,7 +68,7 @@ def test_running_statistics_may_have_strides(training, compiled):
 
 def failing(compiled, shape):
     """Forward of an input of this shape that is not there."""
-    outer, channels, inner = shape
+    _, channels, inner = shape
     view = ChannelView(256, channels * inner, inner, 1)
     arguments = Arguments(shape=ChannelShape(*shape), input=view, training=True, eps=1e-5)
     running, nowhere = ctypes.byref(RunningStatistics()), ctypes.byref(ChannelView())
