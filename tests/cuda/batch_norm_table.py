@@ -152,8 +152,9 @@ def _table() -> list[Case]:
     add("many columns", (3, 1032, 1), dtypes=single)
     add("many rows", (1100, 5, 1), (1030, 8, 1), dtypes=[torch.bfloat16, torch.float32])
     # Planes, and those of so few elements that they are columns.
-    add("small planes", (5, 7, 3), (130, 2, 64), dtypes=[torch.float16, torch.float32])
-    add("small planes", (3, 5, 49), dtypes=double)
+    add("small planes", (5, 3, 49), dtypes=[torch.float16, torch.float32])
+    add("small planes", (3, 5, 3), dtypes=double)
+    add("many small planes", (130, 2, 64), dtypes=[torch.bfloat16, torch.float32])
     add("planes", (5, 7, 65), (3, 2, 196))
     add("one plane", (1, 1, 131), dtypes=[torch.bfloat16, torch.float32])
     add("large planes", (1, 2, 8300), dtypes=[torch.float16, torch.float32])

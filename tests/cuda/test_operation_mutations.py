@@ -173,6 +173,7 @@ FEW_OF_BATCH_NORM = (
     "columns",
     "many rows",
     "small planes",
+    "many small planes",
     "planes",
     "large planes",
     "relu",
