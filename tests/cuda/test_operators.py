@@ -161,7 +161,7 @@ def test_the_build_takes_architectures(asked, built, toolkit, build):
 
 def test_a_toolkit_without_its_runtime_is_refused(toolkit, build):
     (toolkit / "lib64" / "libcudart_static.a").unlink()
-    with pytest.raises(SystemExit, match="lacks libcudart_static.a: install CUDA 13 or set"):
+    with pytest.raises(SystemExit, match=r"lacks libcudart_static\.a: install CUDA 13 or set"):
         build(CUDA_HOME=str(toolkit))
 
 
