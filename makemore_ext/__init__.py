@@ -6,7 +6,6 @@ them; `FusedMLP` takes whole training steps in one call. Importing needs torch a
 """
 
 from importlib.metadata import version as _version
-
 from typing import Any as _Any
 
 from makemore_ext import makemore, reference

@@ -11,9 +11,7 @@ FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 WIDE = (torch.float32, torch.float64)
 
 
-def check_floating(
-    name: str, tensor: Tensor, cuda_dtypes: tuple[torch.dtype, ...] = WIDE
-) -> None:
+def check_floating(name: str, tensor: Tensor, cuda_dtypes: tuple[torch.dtype, ...] = WIDE) -> None:
     """Raises unless `tensor` is dense, on a device and of a dtype that there are kernels for.
 
     Raises:

@@ -83,9 +83,13 @@ struct Pack {
       for (int i = 0; i < count; ++i) {
         elements[i] = narrow<T>(lane[i]);
       }
-      uint4 raw;
-      memcpy(&raw, elements, sizeof raw);
-      *reinterpret_cast<uint4*>(destination) = raw;
+      if constexpr (sizeof(T) == sizeof(double)) {  // nvcc would split the other form
+        *reinterpret_cast<double2*>(destination) = make_double2(elements[0], elements[1]);
+      } else {
+        uint4 raw;
+        memcpy(&raw, elements, sizeof raw);
+        *reinterpret_cast<uint4*>(destination) = raw;
+      }
     }
   }
 };

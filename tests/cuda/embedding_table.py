@@ -42,6 +42,8 @@ class Case:
         grad_output = torch.randn(self.tokens, self.features, generator=generator).to(self.dtype)
         if self.layout == "transposed":
             grad_output = grad_output.T.contiguous().T
+        if self.layout == "every other":
+            grad_output = torch.stack([grad_output, grad_output + 1], 2).flatten(1)[:, ::2]
         if self.layout == "row padding":
             grad_output = torch.cat([grad_output, grad_output], 1)[:, : self.features]
         if self.only is not None:
@@ -62,6 +64,7 @@ CASES = [
     *(Case(300, 2, 8, dtype, only=1) for dtype in NUMBERS),
     *(Case(70, 5, 272, dtype) for dtype in NUMBERS),
     *(Case(70, 5, 16, dtype, layout="transposed") for dtype in NUMBERS),
+    *(Case(70, 5, 16, dtype, layout="every other") for dtype in NUMBERS),
     *(Case(70, 5, 16, dtype, layout="row padding") for dtype in NUMBERS),
     *(Case(70, 5, 16, dtype, offset=1) for dtype in NUMBERS),
     Case(64, 3, 16, torch.float32, only=2),
