@@ -96,7 +96,7 @@ def gradients(
         feedback = t.normalized * grad_weight / (t.count - options.correction)
         grad_input = grad - grad_bias / t.count - feedback
     grad_input = grad_input * (t.invstd * t.scale)
-    return grad_input.to(input.dtype), grad_weight.flatten(), grad_bias.flatten()
+    return grad_input.to(input.dtype), grad_weight.view(-1), grad_bias.view(-1)
 
 
 def tangent(
@@ -131,8 +131,12 @@ def tangent(
 def _like(input: Tensor) -> Tensor:
     """As torch suggests for the input: channels last or contiguous."""
     memory_format = torch.contiguous_format
-    if input.dim() in (4, 5):
-        memory_format = torch._prims_common.suggest_memory_format(input)
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(input.dim())
+    if last is not None and not input.is_contiguous():
+        if input.is_contiguous(memory_format=last):
+            memory_format = last
+        else:
+            memory_format = torch._prims_common.suggest_memory_format(input)
     return torch.empty_like(input, memory_format=memory_format)
 
 

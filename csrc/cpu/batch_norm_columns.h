@@ -84,7 +84,7 @@ class Columns {
           add<decltype(strip)>(block, column, row, 1, count, centres + column, sum, unused);
         }
         for (int64_t i = 0; i < kLanes<T>; ++i) {
-          centres[column + i] = static_cast<C>(sum[i] * share);
+          centres[column + i] = centre_near<T>(static_cast<C>(sum[i] * share));
         }
       });
       if (per_channel_ > 1) {
@@ -94,7 +94,7 @@ class Columns {
             sum += centres[column + i];
           }
           std::fill(centres + column, centres + column + per_channel_,
-                    sum / static_cast<C>(per_channel_));
+                    centre_near<T>(sum / static_cast<C>(per_channel_)));
         });
       }
     }

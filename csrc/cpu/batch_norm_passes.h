@@ -80,7 +80,7 @@ class ForwardPass {
           .statistics(statistics_.mean[channel], statistics_.variance[channel],
                       statistics_.invstd[channel]);
     } else if (beside > kMostBeside * squares) {
-      centre = static_cast<C>(mean);
+      centre = centre_near<T>(static_cast<C>(mean));
       return false;
     }
     return true;
@@ -151,7 +151,9 @@ class BackwardPass {
   }
   bool result_needed() const { return gradients_.grad_input.data != nullptr; }
   static constexpr bool kChooseCentre = false;
-  C centre(int64_t channel) const { return static_cast<C>(statistics_.mean[channel]); }
+  C centre(int64_t channel) const {
+    return centre_near<T>(static_cast<C>(statistics_.mean[channel]));
+  }
 
   template <typename Strip, typename Locate>
   void add(const Locate& locate, int64_t rows, int64_t count, const C* centre, double* first,

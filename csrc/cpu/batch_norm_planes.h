@@ -68,7 +68,7 @@ class Planes {
           sum += static_cast<double>(load_one(pass_.input().at(pass_.shape(), channel, index))) /
                  static_cast<double>(samples);
         }
-        centre = static_cast<C>(sum);
+        centre = centre_near<T>(static_cast<C>(sum));
       }
     });
   }

@@ -23,6 +23,18 @@ inline constexpr int64_t kRunRows = 4;
 template <typename T>
 inline constexpr int64_t kStripElements = kWideStrip * kLanes<T>;
 
+// A centre near `value` from which elements of a narrow type differ without rounding: of their own
+// precision.
+template <typename T>
+inline Compute<T> centre_near(Compute<T> value) {
+  if constexpr (std::is_same_v<T, Compute<T>>) {
+    return value;
+  } else {
+    constexpr int kBitsMore = std::is_same_v<T, Half> ? 13 : 16;
+    return bit_cast<float>(bit_cast<int32_t>(value) >> kBitsMore << kBitsMore);
+  }
+}
+
 template <int vectors_, bool partial_>
 struct Strip {
   static constexpr int vectors = vectors_;

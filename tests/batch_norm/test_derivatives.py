@@ -45,6 +45,8 @@ def test_derivatives(check, activation, correction, training, shape):
 @training_or_not
 @pytest.mark.parametrize("affine", [True, False])
 def test_double_backward_as_torch(affine, training, shape):
+    if not (affine or training):
+        pytest.skip("the gradient does not depend on the input")
     results = []
     for function in (mx.batch_norm, F.batch_norm):
         case = Case(shape, torch.float64)
@@ -192,7 +194,8 @@ def test_vmap(in_dims, gradient, training, shape):
     each = []
     for index in range(3):
         sample = [
-            tensor if dim is None else tensor.select(dim, index)
+            # Torch's gradient misreads a running_var that is not contiguous.
+            tensor if dim is None else tensor.select(dim, index) if training else tensor.select(dim, index).contiguous()
             for tensor, dim in zip(singly, in_dims, strict=True)
         ]
         each.append(derive(F.batch_norm)(*sample))
