@@ -4,9 +4,10 @@
 
 Each contender takes an input that requires grad, with weight, bias and running statistics in
 float32, and gives the gradients of all three, from an upstream gradient that is there. The byte
-model is the least that must move where a channel fits the cache: forward reads the input and writes
-the output, backward reads the input and the upstream gradient and writes that of the input, 5 passes
-over the tensor; a fused activation reads the output as well, 6 passes. The warm copy moves 2.
+model is the least that must move where a channel fits the cache: forward reads the input and
+writes the output, backward reads the input and the upstream gradient and writes that of the input,
+5 passes over the tensor; a fused activation reads the output as well, 6 passes. The warm copy
+moves 2.
 """
 
 import argparse
@@ -105,9 +106,7 @@ def main() -> None:
         bench(shape, dtype, memory_format, rounds=3 if arguments.quick else 11)
         for dtype in DTYPES
         for shape in SHAPES
-        for memory_format in formats.get(
-            len(shape), [torch.contiguous_format, torch.channels_last]
-        )
+        for memory_format in formats.get(len(shape), [torch.contiguous_format, torch.channels_last])
     ]
     measure.print_rows(
         f"batch norm, forward and backward, {arguments.threads} threads",

@@ -50,7 +50,8 @@ def build_info() -> dict[str, str | None]:
     """What was built: version, torch built against, CPU capability in use, CUDA architectures.
 
     `cpu_capability` is "default", "avx2" or "avx512": the best this processor has, or what the
-    environment variable MAKEMORE_EXT_CPU_CAPABILITY asked for. `cuda_architectures` is None without CUDA.
+    environment variable MAKEMORE_EXT_CPU_CAPABILITY asked for. `cuda_architectures` is None without
+    CUDA.
     """
     return {
         "version": __version__,

@@ -1,6 +1,6 @@
-// Batch norm over channels that lie side by side, (N, C) or channels last: a matrix with a column for
-// each channel. Planes of few elements are worked on so too, with as many columns a channel as its
-// planes have elements.
+// Batch norm over channels that lie side by side, (N, C) or channels last: a matrix with a column
+// for each channel. Planes of few elements are worked on so too, with as many columns a channel as
+// its planes have elements.
 #pragma once
 
 #include <algorithm>

@@ -1,6 +1,7 @@
-// The arithmetic of batch norm over strips: one or kWideStrip adjacent vectors of a row, over rows at a
-// fixed distance. Both layouts are cut into them. With channels side by side a lane is a channel;
-// a plane of one channel is rows of its own that follow each other, and all lanes are that channel.
+// The arithmetic of batch norm over strips: one or kWideStrip adjacent vectors of a row, over rows
+// at a fixed distance. Both layouts are cut into them. With channels side by side a lane is a
+// channel; a plane of one channel is rows of its own that follow each other, and all lanes are that
+// channel.
 //
 // Every parameter is an array with one value for each lane of the strip. Sums are kept in double;
 // up to four terms are added in the type of the elements before they are widened.

@@ -97,8 +97,8 @@ struct ChannelShape {
   int64_t elements() const { return outer * channels * inner; }
 };
 
-// Either the channels lie side by side (inner is 1 and so is channel_stride), or every channel is in
-// planes of `inner` elements that do (inner_stride is 1).
+// Either the channels lie side by side (inner is 1 and so is channel_stride), or every channel is
+// in planes of `inner` elements that do (inner_stride is 1).
 template <typename T>
 struct ChannelView {
   T* data;  // null where there is none

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "tensors.h"
@@ -137,11 +138,18 @@ void for_each_value(const Tensor& vector, bool write, const Body& body) {
     T* const data = write ? mutable_data<T>(vector) : const_cast<T*>(const_data<T>(vector));
     for (int64_t i = 0; i < vector.size(0); ++i) {
       T* const element = data + i * vector.stride(0);
-      C value;
-      cpu::kernels<T>().widen(element, &value, 1);
-      value = static_cast<C>(body(i, static_cast<double>(value)));
-      if (write) {
-        cpu::kernels<T>().narrow(&value, element, 1);
+      if constexpr (std::is_same_v<T, C>) {
+        const double value = body(i, static_cast<double>(*element));
+        if (write) {
+          *element = static_cast<T>(value);
+        }
+      } else {
+        C value;
+        cpu::kernels<T>().widen(element, &value, 1);
+        value = static_cast<C>(body(i, static_cast<double>(value)));
+        if (write) {
+          cpu::kernels<T>().narrow(&value, element, 1);
+        }
       }
     }
   });
@@ -153,8 +161,7 @@ void check_running(const Tensor& running, const Tensor& input, const char* name)
 }
 
 void read(const Tensor& running, double* destination) {
-  for_each_value(running, false,
-                 [&](int64_t i, double value) { return destination[i] = value; });
+  for_each_value(running, false, [&](int64_t i, double value) { return destination[i] = value; });
 }
 
 // running = (1 - momentum) running + momentum factor statistic
@@ -206,10 +213,12 @@ std::tuple<Tensor, Tensor> batch_norm_forward(const Tensor& input, const Optiona
   return {output, statistics};
 }
 
-std::tuple<Tensor, Tensor> batch_norm_forward_and_update(
-    const Tensor& input, const OptionalTensor& weight, const OptionalTensor& bias,
-    Tensor& running_mean, Tensor& running_var, double momentum, double correction, double eps,
-    int64_t activation) {
+std::tuple<Tensor, Tensor> batch_norm_forward_and_update(const Tensor& input,
+                                                         const OptionalTensor& weight,
+                                                         const OptionalTensor& bias,
+                                                         Tensor& running_mean, Tensor& running_var,
+                                                         double momentum, double correction,
+                                                         double eps, int64_t activation) {
   const Options options{true, correction, eps, activation};
   check(input, weight, bias, options);
   check_running(running_mean, input, "running_mean");
@@ -260,8 +269,8 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_backward(
     const Viewed<T> viewed(input, channels_last);
     const Viewed<T> viewed_grad(grad_output, channels_last);
     const Viewed<T> viewed_output = output ? Viewed<T>(*output, channels_last) : Viewed<T>();
-    cpu::BatchNormGradients<T> gradients{viewed_grad.view(), viewed_output.view(), {}, nullptr,
-                                         nullptr};
+    cpu::BatchNormGradients<T> gradients{
+        viewed_grad.view(), viewed_output.view(), {}, nullptr, nullptr};
     if (needs_grad_input) {
       gradients.grad_input = channel_view(grad_input, mutable_data<T>(grad_input), channels_last);
     }

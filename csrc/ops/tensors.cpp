@@ -89,9 +89,9 @@ bool suggests_channels_last(const Tensor& tensor) {
   if ((tensor.dim() != 4 && tensor.dim() != 5) || tensor.is_contiguous() || tensor.stride(1) == 0) {
     return false;
   }
-  // Dense in that order, whatever the strides of sizes of 1; or, with gaps, by torch's rule for what
-  // those leave open: from the channels outwards strides do not shrink, and that of N is not the
-  // channels' own, as that of an [N, 1, H, W] image would be.
+  // Dense in that order, whatever the strides of sizes of 1; or, with gaps, by torch's rule for
+  // what those leave open: from the channels outwards strides do not shrink, and that of N is not
+  // the channels' own, as that of an [N, 1, H, W] image would be.
   bool dense = true;
   bool ordered = true;
   int64_t expected = 1;

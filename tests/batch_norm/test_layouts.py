@@ -92,7 +92,15 @@ def test_gradients_that_are_the_same_everywhere(grad):
 @pytest.mark.parametrize("layout", ND_LAYOUTS.values(), ids=ND_LAYOUTS)
 @pytest.mark.parametrize(
     "shape",
-    [*ND_SHAPES, (4, 1, 1, 1), (4, 3, 1, 1), (1, 3, 5, 1), (4, 1, 5, 6), (1, 1, 3, 3), (2, 3, 1, 4)],
+    [
+        *ND_SHAPES,
+        (4, 1, 1, 1),
+        (4, 3, 1, 1),
+        (1, 3, 5, 1),
+        (4, 1, 5, 6),
+        (1, 1, 3, 3),
+        (2, 3, 1, 4),
+    ],
     ids=str,
 )
 def test_strides_of_output_and_gradient_as_torch(shape, layout, training):
