@@ -1,12 +1,13 @@
 """Batch norm, forward and backward: torch eager, torch.compile, ours, with and without activation.
 
-    python benchmarks/batch_norm.py [--quick]
+    python benchmarks/batch_norm.py [--quick] [--device cuda]
 
 Each contender takes an input that requires grad, with weight, bias and running statistics in
 float32, and gives the gradients of all three, from an upstream gradient that is there. The byte
-model is the least that must move where a channel fits the cache: forward reads the input and writes
-the output, backward reads the input and the upstream gradient and writes that of the input, 5 passes
-over the tensor; a fused activation reads the output as well, 6 passes. The warm copy moves 2.
+model is the least that must move where a channel fits the cache: forward reads the input and
+writes the output, backward reads the input and the upstream gradient and writes that of the input,
+5 passes over the tensor; a fused activation reads the output as well, 6 passes. The warm copy
+moves 2.
 """
 
 import argparse
@@ -32,11 +33,12 @@ def torch_tanh(*arguments: Any) -> Tensor:
 def contenders(input: Tensor) -> dict[str, Any]:
     """What takes turns, each a call without arguments."""
     channels = input.shape[1]
+    device = input.device
     scratch = torch.empty_like(input)
     input = input.requires_grad_()
     grad_output = torch.randn_like(input, requires_grad=False)
-    weight, bias = (torch.ones(channels, requires_grad=True) for _ in range(2))
-    running = torch.zeros(channels), torch.ones(channels)
+    weight, bias = (torch.ones(channels, device=device, requires_grad=True) for _ in range(2))
+    running = torch.zeros(channels, device=device), torch.ones(channels, device=device)
     leaves = (input, weight, bias)
 
     def step(function: Any, **options: Any) -> None:
@@ -57,17 +59,18 @@ def contenders(input: Tensor) -> dict[str, Any]:
 
 
 def bench(
-    shape: tuple[int, ...], dtype: str, memory_format: torch.memory_format, rounds: int
+    shape: tuple[int, ...], dtype: str, memory_format: torch.memory_format, rounds: int, device: str
 ) -> dict[str, Any]:
     """Measures one shape in one dtype and memory format."""
     generator = torch.Generator().manual_seed(0)
-    input = torch.randn(shape, generator=generator).to(DTYPES[dtype], memory_format=memory_format)
+    input = torch.randn(shape, generator=generator)
+    input = input.to(device, DTYPES[dtype], memory_format=memory_format)
     return {
         "shape": list(shape),
         "memory_format": str(memory_format).removeprefix("torch.").removesuffix("_format"),
         "dtype": dtype,
         "input_bytes": input.numel() * input.element_size(),
-        "seconds": measure.interleaved(contenders(input), rounds),
+        "seconds": measure.interleaved(contenders(input), rounds, device),
     }
 
 
@@ -98,23 +101,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="3 rounds, no result file")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     formats = {2: [torch.contiguous_format], 3: [torch.contiguous_format]}
     results = [
-        bench(shape, dtype, memory_format, rounds=3 if arguments.quick else 11)
+        bench(shape, dtype, memory_format, 3 if arguments.quick else 11, arguments.device)
         for dtype in DTYPES
         for shape in SHAPES
-        for memory_format in formats.get(
-            len(shape), [torch.contiguous_format, torch.channels_last]
-        )
+        for memory_format in formats.get(len(shape), [torch.contiguous_format, torch.channels_last])
     ]
     measure.print_rows(
-        f"batch norm, forward and backward, {arguments.threads} threads",
+        f"batch norm, forward and backward, on {arguments.device}, {arguments.threads} threads",
         [summary(result) for result in results],
     )
     if not arguments.quick:
-        measure.write("batch_norm", {"threads": arguments.threads, "results": results})
+        what = {"threads": arguments.threads, "results": results}
+        measure.write("batch_norm", what, arguments.device)
 
 
 if __name__ == "__main__":

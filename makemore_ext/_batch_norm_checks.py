@@ -69,7 +69,9 @@ def _is_valid(
     # Torch counts values per channel as the product of all sizes but that of the channels.
     if training and shape[0] == 1 and all(size == 1 for size in shape[2:]):
         return False
-    if (running_mean is None) != (running_var is None) or not (training or running_mean is not None):
+    if (running_mean is None) != (running_var is None) or not (
+        training or running_mean is not None
+    ):
         return False
     dtype = None  # of what is not the input: all of one, the input's own or float32 for narrow ones
     for tensor in (running_mean, running_var, weight, bias):

@@ -14,15 +14,8 @@ from makemore_ext._function import apply, is_batched
 from makemore_ext._native import operators
 
 
-class BatchNormFunction(torch.autograd.Function):
-    """apply(input, weight, bias, running_mean, running_var, options) -> output, statistics.
-
-    `input` is [N, C, d1, ...], `weight` and `bias` are None or [C] float32, or float64 for float64
-    input. `options` are training, momentum, correction, eps and a number of ACTIVATIONS. The
-    running statistics [C] are read in evaluation and, unless None, updated in training.
-    `statistics` [3, C] float64 are mean, variance and 1 / sqrt(variance + eps) of each channel, and
-    not differentiable.
-    """
+class _WithoutTangents(torch.autograd.Function):
+    """`BatchNormFunction` as torch.compile takes it, which refuses a Function with a jvp."""
 
     generate_vmap_rule = True
 
@@ -83,6 +76,17 @@ class BatchNormFunction(torch.autograd.Function):
             None,
             None,
         )
+
+
+class BatchNormFunction(_WithoutTangents):
+    """apply(input, weight, bias, running_mean, running_var, options) -> output, statistics.
+
+    `input` is [N, C, d1, ...], `weight` and `bias` are None or [C] float32, or float64 for float64
+    input. `options` are training, momentum, correction, eps and a number of ACTIVATIONS. The
+    running statistics [C] are read in evaluation and, unless None, updated in training.
+    `statistics` [3, C] float64 are mean, variance and 1 / sqrt(variance + eps) of each channel, and
+    not differentiable.
+    """
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, None]:
@@ -155,13 +159,15 @@ def batch_norm(
     options = Options(
         training, float(momentum), float(correction), float(eps), ACTIVATIONS[activation]
     )
-    # What torch.compile traces must not write to what it was given within a Function.
-    update_after = training and running_mean is not None and torch.compiler.is_compiling()
-    running = (None, None) if update_after else (running_mean, running_var)
-    output, statistics = apply(BatchNormFunction, input, weight, bias, *running, options)
-    if update_after:
-        _update(running_mean, running_var, statistics, input, options)
-    return output
+    if torch.compiler.is_compiling():
+        # What is traced must not write to what it was given within a Function.
+        update = training and running_mean is not None
+        running = (None, None) if update else (running_mean, running_var)
+        output, statistics = _WithoutTangents.apply(input, weight, bias, *running, options)
+        if update:
+            _update(running_mean, running_var, statistics, input, options)
+        return output
+    return apply(BatchNormFunction, input, weight, bias, running_mean, running_var, options)[0]
 
 
 @torch.no_grad()

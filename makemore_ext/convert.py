@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from torch import nn
 
@@ -9,8 +10,8 @@ from makemore_ext.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from makemore_ext.cross_entropy import CrossEntropyLoss
 
 # What a layer becomes, and the attributes that its new class has beside torch's.
-_BATCH_NORM = {"correction": 0, "activation": None}
-_LOSS = {"inplace_backward": False, "return_lse": False, "lse_square_scale": 0.0}
+_BATCH_NORM: dict[str, object] = {"correction": 0, "activation": None}
+_LOSS: dict[str, object] = {"inplace_backward": False, "return_lse": False, "lse_square_scale": 0.0}
 REPLACEMENTS: dict[type[nn.Module], tuple[type[nn.Module], dict[str, object]]] = {
     nn.BatchNorm1d: (BatchNorm1d, _BATCH_NORM),
     nn.BatchNorm2d: (BatchNorm2d, _BATCH_NORM),
@@ -95,7 +96,10 @@ def _replacement(name: str, found: nn.Module, report: ConversionReport) -> nn.Mo
         report.swapped[name] = f"{kind.__name__} by {new_kind.__module__}.{new_kind.__name__}"
         return new
     ours = tuple(new_kind for new_kind, _ in REPLACEMENTS.values())
-    if isinstance(found, (nn.modules.batchnorm._BatchNorm, nn.CrossEntropyLoss)) and kind not in ours:
+    if (
+        isinstance(found, (nn.modules.batchnorm._BatchNorm, nn.CrossEntropyLoss))
+        and kind not in ours
+    ):
         report.skipped[name] = f"{kind.__name__} is a class of its own"
     return None
 
@@ -110,9 +114,7 @@ def _fuse(module: nn.Module, report: ConversionReport) -> None:
         if type(parent) is not nn.Sequential:
             continue
         children = list(parent._modules.items())
-        for (norm_name, norm), (activation_name, activation) in zip(
-            children, children[1:], strict=False
-        ):
+        for (norm_name, norm), (activation_name, activation) in pairwise(children):
             if not isinstance(norm, (BatchNorm1d, BatchNorm2d, BatchNorm3d)):
                 continue
             if type(activation) not in ACTIVATIONS or norm.activation is not None:
@@ -132,5 +134,7 @@ def _fuse(module: nn.Module, report: ConversionReport) -> None:
 
 def _has_hooks(module: nn.Module) -> bool:
     return any(
-        hooks for name, hooks in vars(module).items() if name.endswith("_hooks") and "forward" in name
+        hooks
+        for name, hooks in vars(module).items()
+        if name.endswith("_hooks") and "forward" in name
     ) or bool(module._backward_hooks or module._backward_pre_hooks)

@@ -1,6 +1,6 @@
-// Batch norm over channels that lie side by side, (N, C) or channels last: a matrix with a column for
-// each channel. Planes of few elements are worked on so too, with as many columns a channel as its
-// planes have elements.
+// Batch norm over channels that lie side by side, (N, C) or channels last: a matrix with a column
+// for each channel. Planes of few elements are worked on so too, with as many columns a channel as
+// its planes have elements.
 #pragma once
 
 #include <algorithm>
@@ -84,7 +84,7 @@ class Columns {
           add<decltype(strip)>(block, column, row, 1, count, centres + column, sum, unused);
         }
         for (int64_t i = 0; i < kLanes<T>; ++i) {
-          centres[column + i] = static_cast<C>(sum[i] * share);
+          centres[column + i] = centre_near<T>(static_cast<C>(sum[i] * share));
         }
       });
       if (per_channel_ > 1) {
@@ -94,7 +94,7 @@ class Columns {
             sum += centres[column + i];
           }
           std::fill(centres + column, centres + column + per_channel_,
-                    sum / static_cast<C>(per_channel_));
+                    centre_near<T>(sum / static_cast<C>(per_channel_)));
         });
       }
     }

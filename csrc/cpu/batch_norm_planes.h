@@ -68,7 +68,7 @@ class Planes {
           sum += static_cast<double>(load_one(pass_.input().at(pass_.shape(), channel, index))) /
                  static_cast<double>(samples);
         }
-        centre = static_cast<C>(sum);
+        centre = centre_near<T>(static_cast<C>(sum));
       }
     });
   }
@@ -127,12 +127,12 @@ class Planes {
                     parameters_.data()[channel * kPassParameters + parameter]);
       }
       for_each_segment(piece, [&](int64_t outer, int64_t begin, int64_t count) {
-        for_each_strip_of<kWideStrip>(count, [&](auto strip, int64_t at, int64_t rows,
-                                                 int64_t lanes) {
-          using Strip = decltype(strip);
-          pass_.template apply<Strip>(locate<Strip>(outer, channel, begin + at), rows, lanes,
-                                      parameters, kStripElements<T>);
-        });
+        for_each_strip_of<kWideStrip>(
+            count, [&](auto strip, int64_t at, int64_t rows, int64_t lanes) {
+              using Strip = decltype(strip);
+              pass_.template apply<Strip>(locate<Strip>(outer, channel, begin + at), rows, lanes,
+                                          parameters, kStripElements<T>);
+            });
       });
       const int64_t begin = piece * grid_.piece_elements;
       pass_.apply_extreme(channel, begin,

@@ -1,6 +1,7 @@
-// The arithmetic of batch norm over strips: one or kWideStrip adjacent vectors of a row, over rows at a
-// fixed distance. Both layouts are cut into them. With channels side by side a lane is a channel;
-// a plane of one channel is rows of its own that follow each other, and all lanes are that channel.
+// The arithmetic of batch norm over strips: one or kWideStrip adjacent vectors of a row, over rows
+// at a fixed distance. Both layouts are cut into them. With channels side by side a lane is a
+// channel; a plane of one channel is rows of its own that follow each other, and all lanes are that
+// channel.
 //
 // Every parameter is an array with one value for each lane of the strip. Sums are kept in double;
 // up to four terms are added in the type of the elements before they are widened.
@@ -22,6 +23,18 @@ inline constexpr int64_t kRunRows = 4;
 // Elements of the widest strip: arrays over columns have room for a multiple of it.
 template <typename T>
 inline constexpr int64_t kStripElements = kWideStrip * kLanes<T>;
+
+// A centre near `value` from which elements of a narrow type differ without rounding: of their own
+// precision.
+template <typename T>
+inline Compute<T> centre_near(Compute<T> value) {
+  if constexpr (std::is_same_v<T, Compute<T>>) {
+    return value;
+  } else {
+    constexpr int kBitsMore = std::is_same_v<T, Half> ? 13 : 16;
+    return bit_cast<float>(bit_cast<int32_t>(value) >> kBitsMore << kBitsMore);
+  }
+}
 
 template <int vectors_, bool partial_>
 struct Strip {

@@ -9,8 +9,11 @@ from torch.nn import functional as F
 
 import makemore_ext as mx
 
-# Forward mode loads torch's own decompositions, which warn.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+# Forward mode loads torch's own decompositions, which warn; so does tracing a Function.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated"),
+    pytest.mark.filterwarnings("ignore:.* should not be instantiated"),
+]
 
 SHAPES = ((5, 3), (4, 2, 3), (2, 3, 2, 2))
 CHECKS = {
@@ -45,6 +48,8 @@ def test_derivatives(check, activation, correction, training, shape):
 @training_or_not
 @pytest.mark.parametrize("affine", [True, False])
 def test_double_backward_as_torch(affine, training, shape):
+    if not (affine or training):
+        pytest.skip("the gradient does not depend on the input")
     results = []
     for function in (mx.batch_norm, F.batch_norm):
         case = Case(shape, torch.float64)
@@ -97,9 +102,7 @@ def test_batched_upstream_gradients(training, way):
     for function in (mx.batch_norm, F.batch_norm):
         case = Case((6, 5), torch.float64)
         leaves = [t.requires_grad_() for t in (case.input, case.weight, case.bias)]
-        output = function(
-            leaves[0], case.running_mean, case.running_var, *leaves[1:], training
-        )
+        output = function(leaves[0], case.running_mean, case.running_var, *leaves[1:], training)
         grads = torch.stack([case.grad_output, case.grad_output.square(), output.detach()])
         if way == "vmap":
             results.append(
@@ -140,9 +143,7 @@ def test_func_transforms_as_torch(transform, training, shape):
 
     ours = derive(mx.batch_norm)
     if training and transform in ("jacfwd", "hessian"):  # torch refuses to update within vmap
-        theirs = derive(
-            lambda x, mean, var, *rest: F.batch_norm(x, None, None, *rest)
-        )
+        theirs = derive(lambda x, mean, var, *rest: F.batch_norm(x, None, None, *rest))
         torch.testing.assert_close(ours[0], theirs[0])
     else:
         torch.testing.assert_close(ours, derive(F.batch_norm))
@@ -174,8 +175,10 @@ def test_vmap(in_dims, gradient, training, shape):
         def loss(*arguments):
             return compute(function, *arguments).sum()
 
-        return torch.func.grad(loss, argnums=(0, 3, 4)) if gradient else (
-            lambda *arguments: compute(function, *arguments)
+        return (
+            torch.func.grad(loss, argnums=(0, 3, 4))
+            if gradient
+            else (lambda *arguments: compute(function, *arguments))
         )
 
     def stacked():
@@ -195,9 +198,11 @@ def test_vmap(in_dims, gradient, training, shape):
             tensor if dim is None else tensor.select(dim, index)
             for tensor, dim in zip(singly, in_dims, strict=True)
         ]
+        if not training:  # torch misreads a running_var or weight that is not contiguous
+            sample = [tensor.contiguous() for tensor in sample]
         each.append(derive(F.batch_norm)(*sample))
-    expected = tuple(torch.stack(t) for t in zip(*each, strict=True)) if gradient else torch.stack(
-        each
+    expected = (
+        tuple(torch.stack(t) for t in zip(*each, strict=True)) if gradient else torch.stack(each)
     )
     torch.testing.assert_close(actual, expected)
     torch.testing.assert_close(together, singly)  # running statistics were updated
@@ -207,7 +212,7 @@ def test_vmap_refuses_to_update_what_is_not_batched():
     case = Case((4, 3), torch.float32)
     inputs = torch.stack([case.input] * 2)
     for function in (mx.batch_norm, F.batch_norm):
-        with pytest.raises(RuntimeError, match="(?i)batch.?norm got a batched"):
+        with pytest.raises(RuntimeError, match=r"(?i)batch.?norm got a batched"):
             torch.func.vmap(
                 lambda x, f=function: f(x, case.running_mean, case.running_var, training=True)
             )(inputs)
@@ -256,5 +261,15 @@ def test_operators_pass_opcheck(training, dtype, shape):
     for needs in ((True, True), (True, False), (False, True)):
         torch.library.opcheck(
             operators.batch_norm_backward.default,
-            (case.grad_output, case.input, case.weight, output, statistics, training, 1.0, 1, *needs),
+            (
+                case.grad_output,
+                case.input,
+                case.weight,
+                output,
+                statistics,
+                training,
+                1.0,
+                1,
+                *needs,
+            ),
         )

@@ -82,17 +82,25 @@ def test_layouts_of_the_upstream_gradient(shape, layout, grad_layout):
 
 @pytest.mark.parametrize("grad", [torch.tensor(0.75).expand(8, 5, 3), torch.zeros(8, 5, 3)])
 def test_gradients_that_are_the_same_everywhere(grad):
-    # The gradient of a sum of what has mean 0 and variance 1 is exactly 0.
+    # The sum of what has mean 0 does not change.
     case = Case((8, 5, 3), torch.float32)
     case.grad_output = grad
-    assert not case.run(mx.batch_norm, True)[1].any()
+    assert case.run(mx.batch_norm, True)[1].abs().max() < 1e-7
 
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("layout", ND_LAYOUTS.values(), ids=ND_LAYOUTS)
 @pytest.mark.parametrize(
     "shape",
-    [*ND_SHAPES, (4, 1, 1, 1), (4, 3, 1, 1), (1, 3, 5, 1), (4, 1, 5, 6), (1, 1, 3, 3), (2, 3, 1, 4)],
+    [
+        *ND_SHAPES,
+        (4, 1, 1, 1),
+        (4, 3, 1, 1),
+        (1, 3, 5, 1),
+        (4, 1, 5, 6),
+        (1, 1, 3, 3),
+        (2, 3, 1, 4),
+    ],
     ids=str,
 )
 def test_strides_of_output_and_gradient_as_torch(shape, layout, training):

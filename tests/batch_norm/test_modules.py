@@ -161,13 +161,16 @@ def test_switching_tracking_off_later_as_torch():
     torch.testing.assert_close(*results)
 
 
+@pytest.mark.filterwarnings("ignore:.* should not be instantiated")
 @pytest.mark.parametrize("mode", [True, False])
 def test_compile(mode):
     results = []
     for compiled in (False, True):
         module = mx.BatchNorm1d(5, momentum=0.2)
         module.train(mode)
-        function = torch.compile(module, fullgraph=True, backend="aot_eager") if compiled else module
+        function = (
+            torch.compile(module, fullgraph=True, backend="aot_eager") if compiled else module
+        )
         input = torch.randn(8, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
         output = function(input)
         output.square().sum().backward()

@@ -20,6 +20,9 @@ OPERATORS = (
     "cross_entropy_backward",
     "cross_entropy_backward_",
     "cross_entropy_scale_",
+    "batch_norm_forward",
+    "batch_norm_forward_and_update",
+    "batch_norm_backward",
     "embedding_backward",
 )
 architectures = mx.build_info()["cuda_architectures"]

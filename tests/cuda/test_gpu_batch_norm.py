@@ -1,4 +1,4 @@
-"""mx.batch_norm on a CUDA device, against torch there and against float64 truth."""
+"""Batch norm on a CUDA device: against torch there, against the CPU and against float64."""
 
 import copy
 
@@ -6,23 +6,18 @@ import pytest
 import torch
 from batch_norm_cases import ACTIVATIONS, DTYPES, SHAPES, Case, step_by_step
 from support import error, spacing
+from support_gpu import needs_gpu
 from torch.nn import functional as F
 
 import makemore_ext as mx
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        not torch.cuda.is_available() or mx.build_info()["cuda_architectures"] is None,
-        reason="no CUDA device, or built without CUDA",
-    ),
-]
+pytestmark = needs_gpu
 
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 training_or_not = pytest.mark.parametrize("training", [True, False])
 
 
-def on_device(case, memory_format=torch.preserve_format):
+def on_cuda(case, memory_format=torch.preserve_format):
     moved = copy.copy(case)
     for name, tensor in vars(case).items():
         setattr(moved, name, tensor.cuda())
@@ -47,7 +42,7 @@ def test_at_least_as_close_to_the_truth_as_torch(shape, training, dtype, paramet
     case = Case(shape, dtype, parameter_dtype=parameter_dtype)
     truth = case.double().run(F.batch_norm, training)
     for memory_format in formats(shape):
-        moved = on_device(case, memory_format)
+        moved = on_cuda(case, memory_format)
         ours = moved.run(mx.batch_norm, training)
         theirs = moved.run(F.batch_norm, training)
         assert ours[0].stride() == theirs[0].stride()
@@ -64,7 +59,7 @@ def test_at_least_as_close_to_the_truth_as_torch(shape, training, dtype, paramet
 def test_agrees_with_the_cpu(shape, activation, training, offset):
     case = Case(shape, torch.float32, offset=offset)
     options = {"activation": activation, "correction": 1}
-    ours = on_device(case).run(mx.batch_norm, training, **options)
+    ours = on_cuda(case).run(mx.batch_norm, training, **options)
     theirs = case.run(mx.batch_norm, training, **options)
     for mine, other in zip(ours, theirs, strict=True):
         scale = max(1.0, other.abs().max().item())
@@ -73,7 +68,7 @@ def test_agrees_with_the_cpu(shape, activation, training, offset):
 
 @pytest.mark.parametrize("shape", [(1500, 24), (3, 6, 14, 14)])
 def test_same_bits_on_every_run(shape):
-    case = on_device(Case(shape, torch.float32))
+    case = on_cuda(Case(shape, torch.float32))
     first = case.run(mx.batch_norm, True, activation="tanh")
     for _ in range(3):
         again = case.run(mx.batch_norm, True, activation="tanh")
@@ -82,7 +77,7 @@ def test_same_bits_on_every_run(shape):
 
 @pytest.mark.parametrize("shape", [(33, 20), (4, 6, 5, 7)])
 def test_other_strides(shape):
-    case = on_device(Case(shape, torch.float32))
+    case = on_cuda(Case(shape, torch.float32))
     expected = case.run(mx.batch_norm, True, correction=1)
     truth = case.double().run(step_by_step, True, correction=1)
     for name in ("input", "grad_output"):
@@ -96,7 +91,7 @@ def test_other_strides(shape):
 
 
 def test_the_current_stream_is_used():
-    case = on_device(Case((256, 200), torch.float32))
+    case = on_cuda(Case((256, 200), torch.float32))
     flipped = case.input.flip(0)
     expected = F.batch_norm(flipped, None, None, case.weight, case.bias, True)
     stream = torch.cuda.Stream()
@@ -110,7 +105,7 @@ def test_the_current_stream_is_used():
 
 
 def test_a_cuda_graph_holds_it():
-    case = on_device(Case((256, 200), torch.float32))
+    case = on_cuda(Case((256, 200), torch.float32))
     expected = mx.batch_norm(case.input, None, None, case.weight, case.bias, True)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
