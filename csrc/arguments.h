@@ -120,7 +120,7 @@ struct ChannelView {
   int64_t inner_stride;
 
   // The element at `index` of those of a channel.
-  T* at(const ChannelShape& shape, int64_t channel, int64_t index) const {
+  MAKEMORE_EXT_HOST_DEVICE T* at(const ChannelShape& shape, int64_t channel, int64_t index) const {
     return data + index / shape.inner * outer_stride + channel * channel_stride +
            index % shape.inner * inner_stride;
   }

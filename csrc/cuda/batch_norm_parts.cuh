@@ -109,12 +109,12 @@ struct BatchNormPass {
     return invstd(channel) * (arguments.weight == nullptr ? 1.0 : arguments.weight[channel]);
   }
 
-  // In double, over all threads of the block, for its first: the sums of value(part).
+  // In double, over all threads of the block, for its first: the sum of value(i) for i < count.
   template <typename Value>
-  __device__ double sum_parts(const Value& value) const {
+  __device__ double sum_over(int64_t count, const Value& value) const {
     double sum = 0;
-    for (int64_t part = threadIdx.x; part < cut.parts(); part += blockDim.x) {
-      sum += value(part);
+    for (int64_t i = threadIdx.x; i < count; i += blockDim.x) {
+      sum += value(i);
     }
     __syncthreads();  // what block_sum shares may still be read
     return block_sum(sum);

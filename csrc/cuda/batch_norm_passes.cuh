@@ -101,7 +101,7 @@ struct ForwardPass : BatchNormPass<T, double> {
     if (this->arguments.training) {
       const double* means = this->workspace.first + channel * this->cut.parts();
       const double* squares = this->workspace.second + channel * this->cut.parts();
-      const double sum = this->sum_parts([&](int64_t part) {
+      const double sum = this->sum_over(this->cut.parts(), [&](int64_t part) {
         return means[part] * static_cast<double>(this->cut.part(part).count());
       });
       __shared__ double mean;
@@ -109,11 +109,23 @@ struct ForwardPass : BatchNormPass<T, double> {
         mean = sum / this->count();
       }
       __syncthreads();
-      const double all_squares = this->sum_parts([&](int64_t part) {
+      double all_squares = this->sum_over(this->cut.parts(), [&](int64_t part) {
         const double distance = means[part] - mean;
         const auto count = static_cast<double>(this->cut.part(part).count());
         return squares[part] + count * distance * distance;
       });
+      __shared__ bool fits;  // the squares a float
+      if (threadIdx.x == 0) {
+        fits = isfinite(all_squares) || !isfinite(mean);
+      }
+      __syncthreads();
+      if (!fits) {
+        const BatchNormArguments<T>& arguments = this->arguments;
+        all_squares = this->sum_over(arguments.shape.per_channel(), [&](int64_t i) {
+          const double distance = widen(*arguments.input.at(arguments.shape, channel, i)) - mean;
+          return distance * distance;
+        });
+      }
       if (threadIdx.x == 0) {
         finish_training(channel, mean, all_squares);
       }
@@ -239,8 +251,9 @@ struct BackwardPass : BatchNormPass<T, const double> {
     if (gradients.grad_weight != nullptr || this->arguments.training) {
       const double* sums = this->workspace.first + channel * this->cut.parts();
       const double* about_centre = this->workspace.second + channel * this->cut.parts();
-      sum = this->sum_parts([&](int64_t part) { return sums[part]; });
-      products = this->sum_parts([&](int64_t part) { return about_centre[part]; });
+      sum = this->sum_over(this->cut.parts(), [&](int64_t part) { return sums[part]; });
+      products =
+          this->sum_over(this->cut.parts(), [&](int64_t part) { return about_centre[part]; });
       products = (products - rest * sum) * invstd;  // sum dz xhat
     }
     if (threadIdx.x != 0) {

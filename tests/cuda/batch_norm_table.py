@@ -56,6 +56,11 @@ def far_and_coarse(x: Tensor) -> Tensor:
     return x.mul(300).add(1e4)
 
 
+def beyond_squares(x: Tensor) -> Tensor:
+    """Whose squares do not fit a float."""
+    return x.mul(1e22).add(1e23)
+
+
 def outlier_first(x: Tensor) -> Tensor:
     x[0, :, 0] = 1000
     return x
@@ -194,6 +199,8 @@ def _table() -> list[Case]:
     add("far from zero", (150, 24, 1), (5, 3, 121), values=far_from_zero,
         dtypes=[torch.float32, torch.float64])  # fmt: skip
     add("far from zero", (150, 24, 1), (5, 3, 121), values=far_and_coarse, dtypes=narrow)
+    add("beyond squares", (37, 24, 1), (5, 3, 121), values=beyond_squares,
+        dtypes=[torch.bfloat16, torch.float32])  # fmt: skip
     add("outlier first", (150, 24, 1), (5, 3, 121), values=outlier_first,
         dtypes=[torch.float16, torch.float32])  # fmt: skip
     add("constant", (37, 24, 1), (3, 5, 80), values=constant, dtypes=[torch.float16, torch.float64])

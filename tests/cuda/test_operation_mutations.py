@@ -126,8 +126,7 @@ BATCH_NORM = [
     Mutation("what lies between the parts forgotten", "cuda/batch_norm_passes.cuh",
              "squares[part] + count * distance * distance", "squares[part] + 0 * count * distance"),
     Mutation("mean read before it is there", "cuda/batch_norm_passes.cuh",
-             "      __syncthreads();\n      const double all_squares",
-             "      const double all_squares"),
+             "      __syncthreads();\n      double all_squares", "      double all_squares"),
     Mutation("barrier between the parts' sums dropped", "cuda/batch_norm_parts.cuh",
              "    __syncthreads();  // what block_sum", "    // what block_sum"),
     Mutation("low part of the mean forgotten", "cuda/batch_norm_passes.cuh",
@@ -138,13 +137,14 @@ BATCH_NORM = [
              "y.lane[k] < C(0)"),
     Mutation("running variance not of n - 1", "cuda/batch_norm_passes.cuh",
              "/ (count - 1)", "/ count"),
+    Mutation("squares beyond a float", "cuda/batch_norm_passes.cuh", "if (!fits)", "if (false)"),
     # The launchers.
     Mutation("workspace too small", "cuda/batch_norm_parts.cuh", "2 * parts + kPassParameters",
              "2 * parts + 1"),
     Mutation("another stream for the second kernel", "cuda/batch_norm.cu",
              "threads, 0, stream>>>(pass)", "threads>>>(pass)"),
-    Mutation("too few threads for the parts", "cuda/batch_norm_parts.cuh", "part += blockDim.x",
-             "part += kBatchNormThreads"),
+    Mutation("too few threads for the parts", "cuda/batch_norm_parts.cuh", "i += blockDim.x",
+             "i += kBatchNormThreads"),
 ]  # fmt: skip
 
 FEW = (
@@ -171,6 +171,7 @@ FEW_OF_BATCH_NORM = (
     "padded rows",
     "unlike alignment",
     "far from zero",
+    "beyond squares",
 )
 
 
