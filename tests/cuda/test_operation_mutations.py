@@ -32,8 +32,8 @@ CROSS_ENTROPY = [
              "if (((lane_of(others) != begin) || ...))", "if (begin < 0)"),
     Mutation("too far to alignment", "cuda/vec.cuh", "(kLanes<T> - begin) % kLanes<T>", "begin"),
     # A block of rows.
-    Mutation("stale sum", "cuda/cross_entropy_block.cuh", "exp.scale(::exp(step));", ""),
-    Mutation("stale shares", "cuda/cross_entropy_block.cuh", "if (share.total() != 0)",
+    Mutation("stale sum", "cuda/cross_entropy_sums.cuh", "exp.scale(::exp(step));", ""),
+    Mutation("stale shares", "cuda/cross_entropy_sums.cuh", "if (share.total() != 0)",
              "if (false)"),
     Mutation("no row of -inf", "cuda/cross_entropy_block.cuh",
              "no_maximum ? -INFINITY : static_cast<double>(sums.max)",
@@ -95,7 +95,7 @@ EMBEDDING = [
     Mutation("alignment forgotten", "cuda/embedding.cu",
              "reinterpret_cast<uintptr_t>(matrix.data) % 16 == 0 &&", "matrix.data != nullptr &&"),
     Mutation("parts not added up", "cuda/embedding.cuh",
-             "    sums.add(task.part(chunk, false) + feature);\n", ""),
+             "    sums.add_part(task.part(chunk, false) + feature);\n", ""),
 ]  # fmt: skip
 
 BATCH_NORM = [
