@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from makemore_ext._batch_norm_checks import ACTIVATIONS, check, check_keywords
 from makemore_ext._batch_norm_transforms import Options, compute_dtype, gradients, tangent
-from makemore_ext._function import apply, is_batched
+from makemore_ext._function import apply, is_batched, is_eager
 from makemore_ext._native import operators
 
 
@@ -167,7 +167,15 @@ def batch_norm(
         if update:
             _update(running_mean, running_var, statistics, input, options)
         return output
-    return apply(BatchNormFunction, input, weight, bias, running_mean, running_var, options)[0]
+    arguments = (input, weight, bias, running_mean, running_var, options)
+    needs_grad = torch.is_grad_enabled() and (
+        input.requires_grad
+        or (weight is not None and weight.requires_grad)
+        or (bias is not None and bias.requires_grad)
+    )
+    if not needs_grad and is_eager():
+        return BatchNormFunction.forward(*arguments)[0]
+    return apply(BatchNormFunction, *arguments)[0]
 
 
 @torch.no_grad()

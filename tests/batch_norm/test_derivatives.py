@@ -11,7 +11,7 @@ import makemore_ext as mx
 
 # Forward mode loads torch's own decompositions, which warn; so does tracing a Function.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated"),
+    pytest.mark.filterwarnings("ignore:`torch.jit"),
     pytest.mark.filterwarnings("ignore:.* should not be instantiated"),
 ]
 
