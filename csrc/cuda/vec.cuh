@@ -98,7 +98,7 @@ struct Split {
   int64_t head;
   int64_t vectors;
 
-  __device__ static Split one_by_one(int64_t size) { return {size, size, 0}; }
+  MAKEMORE_EXT_HOST_DEVICE static Split one_by_one(int64_t size) { return {size, size, 0}; }
 
   template <typename T, typename... Others>
   MAKEMORE_EXT_HOST_DEVICE static Split of(int64_t size, const T* row, const Others*... others) {

@@ -23,7 +23,7 @@ BUDGETS = {
     "batch_norm_apply_columns": (64, 0),
     "batch_norm_sum_planes": (80, 256),
     "batch_norm_apply_planes": (80, 0),
-    "batch_norm_finish": (48, 264),
+    "batch_norm_finish": (64, 272),
 }
 # Those that stream tensors: each instance of them loads and stores vectors. That of the embedding
 # has two steps, the first of which does.
