@@ -5,11 +5,19 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
 NATIVE := $(shell find csrc tests/cuda tests/sanitize -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help build train test lint format benchmark clean
+# PTX runs on every later device, and the tests compile for each architecture. What users install
+# (pip install .) is built for all of them.
+export TORCH_CUDA_ARCH_LIST ?= 7.5+PTX
+
+CUDA_WHEELS := nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88 \
+	nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85
+
+.PHONY: help build train test cuda-check lint format benchmark clean
 
 help:
 	@echo "make train      set up, train the names network on the fused kernels, compare the backends"
 	@echo "make test       set up, check the style and the types, run every test"
+	@echo "make cuda-check the tests of the CUDA kernels alone, which need no GPU; brings nvcc if needed"
 	@echo "make build      set up $(VENV) with the package built and installed editable"
 	@echo "make lint       check the style and the types"
 	@echo "make format     rewrite the sources in the project's style"
@@ -24,7 +32,7 @@ $(BIN)/.torch:
 	@touch $@
 
 $(BIN)/.built: $(BIN)/.torch $(SOURCES)
-	@echo "==> building makemore_ext (about half a minute)"
+	@echo "==> building makemore_ext (two minutes on two cores)"
 	$(BIN)/pip install --quiet --no-build-isolation --editable '.[dev]'
 	@touch $@
 
@@ -47,6 +55,12 @@ test: lint
 	@echo "==> running the tests"
 	$(BIN)/pytest
 
+cuda-check: build
+	@if ! PYTHONPATH=tests/cuda $(BIN)/python -c 'import sys; from cuda_bench import toolkit; sys.exit(toolkit.home() is None)'; then \
+		echo "==> installing nvcc"; $(BIN)/pip install --quiet $(CUDA_WHEELS); fi
+	@echo "==> testing the CUDA kernels without a GPU"
+	$(BIN)/pytest tests/cuda
+
 format: build
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -56,6 +70,7 @@ benchmark: build
 	@echo "==> measuring (several minutes; leave the machine alone meanwhile)"
 	$(BIN)/makemore-ext compare --json benchmarks/results/compare.json --plot benchmarks/results/compare.png
 	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/batch_norm.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info makemore_ext/*.so .mypy_cache .pytest_cache .ruff_cache

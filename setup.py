@@ -130,8 +130,8 @@ def find_cuda() -> Cuda | None:
     home = next((home.resolve() for home in homes if (home / "bin" / "nvcc").is_file()), None)
     if home is None and wanted == "1":
         raise SystemExit(
-            "MAKEMORE_EXT_CUDA=1 asks for the CUDA kernels, but no nvcc was found: install the CUDA "
-            "toolkit, or name its folder in CUDA_HOME"
+            "MAKEMORE_EXT_CUDA=1 asks for the CUDA kernels, but no nvcc was found: install the "
+            "CUDA toolkit, or name its folder in CUDA_HOME"
         )
     return None if home is None else Cuda(home)
 
@@ -145,8 +145,9 @@ class BuildKernels(BuildExtension):
             define = f"-DMAKEMORE_EXT_CAPABILITY={capability}"
             command = [*COMPILER, *FLAGS, "-fPIC", define, *flags, "-c", "csrc/cpu/kernels.cpp"]
             jobs[f"cpu_{capability}.o"] = command
-        for source in sorted(Path("csrc/cuda").glob("*.cu")) if CUDA else []:
-            jobs[f"cuda_{source.stem}.o"] = CUDA.command(str(source))
+        if CUDA:
+            for source in sorted(Path("csrc/cuda").glob("*.cu")):
+                jobs[f"cuda_{source.stem}.o"] = CUDA.command(str(source))
         folder = Path("build/kernels")
         folder.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:

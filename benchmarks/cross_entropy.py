@@ -1,14 +1,17 @@
 """Cross entropy, forward and backward: torch eager, torch.compile, ours, ours in place.
 
-    python benchmarks/cross_entropy.py [--quick]
+    python benchmarks/cross_entropy.py [--quick] [--device cuda]
 
 Each contender takes logits that an operation computed and gives their gradient. The byte model is
 the least that must move: the logits read once and the gradient written once, 2 N C elements, which
 is what the warm copy moves. In place the gradient cannot be formed before backward, so that the
-logits are read twice: 3 N C elements.
+logits are read twice: 3 N C elements. On a CUDA device Liger and quack take part where they are
+installed, on logits [N, C].
 """
 
 import argparse
+from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import measure
@@ -37,9 +40,25 @@ class Logits(torch.autograd.Function):
         return None, None
 
 
+def peers(logits: Tensor) -> dict[str, Callable[..., Tensor]]:
+    """Other kernels for CUDA, called as F.cross_entropy is. Each may overwrite the logits."""
+    found: dict[str, Callable[..., Tensor]] = {}
+    if not logits.is_cuda or logits.dim() != 2:
+        return found
+    if find_spec("liger_kernel"):
+        from liger_kernel.transformers.functional import liger_cross_entropy
+
+        found["liger"] = liger_cross_entropy
+    if find_spec("quack"):
+        from quack.cross_entropy import cross_entropy
+
+        found["quack"] = lambda input, target: cross_entropy(input, target, reduction="mean")
+    return found
+
+
 def contenders(logits: Tensor, target: Tensor) -> dict[str, Any]:
     """What takes turns, each a call without arguments."""
-    anchor = torch.zeros((), requires_grad=True)
+    anchor = torch.zeros((), device=logits.device, requires_grad=True)
     scratch = torch.empty_like(logits)
     overwritten = logits.clone()
     compiled = measure.compiled(F.cross_entropy)
@@ -53,17 +72,20 @@ def contenders(logits: Tensor, target: Tensor) -> dict[str, Any]:
         "compile": lambda: step(compiled, logits),
         "fresh": lambda: step(mx.cross_entropy, logits),
         "in place": lambda: step(mx.cross_entropy, overwritten, inplace_backward=True),
+        **{name: lambda f=f: step(f, overwritten) for name, f in peers(logits).items()},
     }
 
 
-def bench(shape: tuple[int, ...], name: str, rounds: int) -> dict[str, Any]:
+def bench(shape: tuple[int, ...], name: str, rounds: int, device: str) -> dict[str, Any]:
     """Measures one shape in one dtype."""
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(shape, generator=generator).to(DTYPES[name])
-    target = torch.randint(0, shape[1], (shape[0], *shape[2:]), generator=generator)
+    logits = torch.randn(shape, generator=generator).to(device, DTYPES[name])
+    target = torch.randint(0, shape[1], (shape[0], *shape[2:]), generator=generator).to(device)
     functions = contenders(logits, target)
-    seconds = measure.interleaved(functions, rounds)
-    memory = {key: measure.peak_memory(functions[key]) for key in ("eager", "fresh", "in place")}
+    seconds = measure.interleaved(functions, rounds, device)
+    memory = {
+        key: measure.peak_memory(functions[key], device) for key in ("eager", "fresh", "in place")
+    }
     return {
         "shape": list(shape),
         "dtype": name,
@@ -90,6 +112,7 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
         "compile ms": seconds["compile"] * 1e3,
         "fresh ms": seconds["fresh"] * 1e3,
         "in place ms": seconds["in place"] * 1e3,
+        **{f"{name} ms": seconds[name] * 1e3 for name in ("liger", "quack") if name in seconds},
         "best peer / fresh": best_peer / seconds["fresh"],
         "eager / in place": seconds["eager"] / seconds["in place"],
         "in place / copy": seconds["in place"] / seconds["copy"],
@@ -106,19 +129,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="3 rounds, no result file")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     results = [
-        bench(shape, dtype, rounds=3 if arguments.quick else 11)
+        bench(shape, dtype, rounds=3 if arguments.quick else 11, device=arguments.device)
         for dtype in DTYPES
         for shape in SHAPES
     ]
     measure.print_rows(
-        f"cross entropy, {arguments.threads} threads; memory in sizes of the logits",
+        f"cross entropy on {arguments.device}, {arguments.threads} threads; "
+        "memory in sizes of the logits",
         [summary(result) for result in results],
     )
     if not arguments.quick:
-        measure.write("cross_entropy", {"threads": arguments.threads, "results": results})
+        what = {"threads": arguments.threads, "results": results}
+        measure.write("cross_entropy", what, arguments.device)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@
 
 #ifdef __CUDACC__
 #define MAKEMORE_EXT_HOST_DEVICE __host__ __device__
+#define MAKEMORE_EXT_NO_UNROLL _Pragma("unroll 1")
 #else
 #define MAKEMORE_EXT_HOST_DEVICE
+#define MAKEMORE_EXT_NO_UNROLL
 #endif
 
 namespace makemore_ext {
@@ -61,9 +63,11 @@ struct RowView {
 
   MAKEMORE_EXT_HOST_DEVICE T* row(const RowShape& shape, int64_t index) const {
     T* result = data;
+    MAKEMORE_EXT_NO_UNROLL
     for (int dim = shape.dimensions - 1; dim > 0; --dim) {
-      result += index % shape.sizes[dim] * strides[dim];
-      index /= shape.sizes[dim];
+      const int64_t before = index / shape.sizes[dim];
+      result += (index - before * shape.sizes[dim]) * strides[dim];
+      index = before;
     }
     return shape.dimensions == 0 ? result : result + index * strides[0];
   }
@@ -116,7 +120,7 @@ struct ChannelView {
   int64_t inner_stride;
 
   // The element at `index` of those of a channel.
-  T* at(const ChannelShape& shape, int64_t channel, int64_t index) const {
+  MAKEMORE_EXT_HOST_DEVICE T* at(const ChannelShape& shape, int64_t channel, int64_t index) const {
     return data + index / shape.inner * outer_stride + channel * channel_stride +
            index % shape.inner * inner_stride;
   }

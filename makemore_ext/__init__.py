@@ -19,6 +19,7 @@ from makemore_ext.batch_norm import (
     BatchNormFunction,
     batch_norm,
 )
+from makemore_ext.convert import convert
 from makemore_ext.cross_entropy import (
     CrossEntropyFunction,
     CrossEntropyLoss,
@@ -39,6 +40,7 @@ __all__ = [
     "FusedMLP",
     "batch_norm",
     "build_info",
+    "convert",
     "cross_entropy",
     "embedding",
     "makemore",

@@ -28,7 +28,12 @@ def check(
             f"input of 2 dimensions or more, got {_describe(input)}, {_describe(weight)}, "
             f"{_describe(bias)}, {_describe(running_mean)} and {_describe(running_var)}"
         )
-    check_device("input", input)
+    check_device("input", input.device)
+    check_keywords(correction, activation)
+
+
+def check_keywords(correction: int, activation: str | None) -> None:
+    """Raises ValueError for a value that torch's batch norm has no word for."""
     if correction not in (0, 1):
         raise ValueError(f"correction must be 0 or 1, got {correction!r}")
     if activation not in ACTIVATIONS:

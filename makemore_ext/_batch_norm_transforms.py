@@ -29,7 +29,7 @@ class Terms(NamedTuple):
     invstd: Tensor
     scale: Tensor | float  # weight
     slope: Tensor | float  # of the activation, at its argument
-    count: int  # of the elements of a channel
+    elements: int  # of a channel
 
 
 def compute_dtype(input: Tensor) -> torch.dtype:
@@ -93,10 +93,10 @@ def gradients(
     grad_bias, grad_weight = _sum(grad), _sum(grad * t.normalized)
     grad_input = grad
     if statistics is None:
-        feedback = t.normalized * grad_weight / (t.count - options.correction)
-        grad_input = grad - grad_bias / t.count - feedback
+        feedback = t.normalized * grad_weight / (t.elements - options.correction)
+        grad_input = grad - grad_bias / t.elements - feedback
     grad_input = grad_input * (t.invstd * t.scale)
-    return grad_input.to(input.dtype), grad_weight.flatten(), grad_bias.flatten()
+    return grad_input.to(input.dtype), grad_weight.view(-1), grad_bias.view(-1)
 
 
 def tangent(
@@ -115,8 +115,8 @@ def tangent(
     if input_tangent is not None:
         dx = input_tangent.to(result.dtype)
         if statistics is None:
-            dx = dx - _sum(dx) / t.count
-            dx = dx - t.normalized * _sum(dx * t.normalized) / (t.count - options.correction)
+            dx = dx - _sum(dx) / t.elements
+            dx = dx - t.normalized * _sum(dx * t.normalized) / (t.elements - options.correction)
         result = dx * (t.invstd * t.scale)
     if weight_tangent is not None:
         result = result + t.normalized * _per_channel(weight_tangent, input)
@@ -131,8 +131,12 @@ def tangent(
 def _like(input: Tensor) -> Tensor:
     """As torch suggests for the input: channels last or contiguous."""
     memory_format = torch.contiguous_format
-    if input.dim() in (4, 5):
-        memory_format = torch._prims_common.suggest_memory_format(input)
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(input.dim())
+    if last is not None and not input.is_contiguous():
+        if input.is_contiguous(memory_format=last):
+            memory_format = last
+        else:
+            memory_format = torch._prims_common.suggest_memory_format(input)
     return torch.empty_like(input, memory_format=memory_format)
 
 
@@ -158,8 +162,9 @@ def _(
     needs_grad_parameters: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     size = input.shape[1] if needs_grad_parameters else 0
-    grads = (input.new_empty(size, dtype=compute_dtype(input)) for _ in range(2))
-    return _like(input) if needs_grad_input else input.new_empty(0), *grads
+    grad_weight, grad_bias = (input.new_empty(size, dtype=compute_dtype(input)) for _ in range(2))
+    grad_input = _like(input) if needs_grad_input else input.new_empty(0)
+    return grad_input, grad_weight, grad_bias
 
 
 # ---- batching, for torch.func.vmap: the batch becomes more channels ----
@@ -182,7 +187,10 @@ def _unfold(tensor: Tensor, size: int, at: int) -> Tensor:
 
 
 def _fold_all(size: int, tensors: tuple, dims: tuple, at: tuple[int, ...]) -> list[Tensor | None]:
-    return [_fold(*each, size, where) for *each, where in zip(tensors, dims, at, strict=True)]
+    return [
+        _fold(tensor, dim, size, where)
+        for tensor, dim, where in zip(tensors, dims, at, strict=True)
+    ]
 
 
 @torch.library.register_vmap("makemore_ext::batch_norm_forward")

@@ -30,26 +30,6 @@ def check_floating(name: str, tensor: Tensor, cuda_dtypes: tuple[torch.dtype, ..
         raise NotImplementedError(f"{name} must be a dense tensor, got {tensor.layout}")
 
 
-def check_vector(name: str, tensor: Tensor | None, size: int, like: Tensor) -> None:
-    """Raises unless `tensor` is None or [size] with the dtype and device of `like`.
-
-    Raises:
-        TypeError: `tensor` is neither a tensor nor None.
-        ValueError: its shape, dtype or device differs.
-    """
-    if tensor is None:
-        return
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a Tensor or None, got {type(tensor).__name__}")
-    if tensor.shape != (size,):
-        raise ValueError(f"{name} must have shape [{size}], got {list(tensor.shape)}")
-    if tensor.dtype != like.dtype or tensor.device != like.device:
-        raise ValueError(
-            f"{name} must be {like.dtype} on {like.device} as input is, "
-            f"got {tensor.dtype} on {tensor.device}"
-        )
-
-
 def check_device(name: str, device: torch.device) -> None:
     """Raises NotImplementedError unless the kernels were built for this device."""
     if device.type in ("cpu", "meta"):

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from makemore_ext._batch_norm_checks import ACTIVATIONS, check
+from makemore_ext._batch_norm_checks import ACTIVATIONS, check, check_keywords
 from makemore_ext._batch_norm_transforms import Options, compute_dtype, gradients, tangent
-from makemore_ext._function import applier, is_batched
+from makemore_ext._function import applier, is_batched, is_eager
 from makemore_ext._native import operators
 
 
@@ -158,13 +158,23 @@ def batch_norm(
     options = Options(
         training, float(momentum), float(correction), float(eps), ACTIVATIONS[activation]
     )
-    # What torch.compile traces must not write to what it was given within a Function.
-    update_after = training and running_mean is not None and torch.compiler.is_compiling()
-    running = (None, None) if update_after else (running_mean, running_var)
-    output, statistics = _apply(input, weight, bias, *running, options)
-    if update_after:
-        _update(running_mean, running_var, statistics, input, options)
-    return output
+    if torch.compiler.is_compiling():
+        # What is traced must not write to what it was given within a Function.
+        update = training and running_mean is not None
+        running = (None, None) if update else (running_mean, running_var)
+        output, statistics = _apply(input, weight, bias, *running, options)
+        if update:
+            _update(running_mean, running_var, statistics, input, options)
+        return output
+    arguments = (input, weight, bias, running_mean, running_var, options)
+    needs_grad = torch.is_grad_enabled() and (
+        input.requires_grad
+        or (weight is not None and weight.requires_grad)
+        or (bias is not None and bias.requires_grad)
+    )
+    if not needs_grad and is_eager():
+        return BatchNormFunction.forward(*arguments)[0]
+    return _apply(*arguments)[0]
 
 
 @torch.no_grad()
@@ -198,6 +208,7 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
         activation: str | None = None,
         **options: Any,
     ) -> None:
+        check_keywords(correction, activation)
         super().__init__(
             num_features, eps, momentum, affine, track_running_stats, device, dtype, **options
         )

@@ -1,6 +1,6 @@
-// Batch norm over channels that lie side by side, (N, C) or channels last: a matrix with a column for
-// each channel. Planes of few elements are worked on so too, with as many columns a channel as its
-// planes have elements.
+// Batch norm over channels that lie side by side, (N, C) or channels last: a matrix with a column
+// for each channel. Planes of few elements are worked on so too, with as many columns a channel as
+// its planes have elements.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +14,7 @@
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 
-// Rows of a strip that are written before the next strip of the same rows.
+// Rows of a strip that are worked on before the next strip of the same rows.
 inline constexpr int64_t kChunkRows = 32;
 
 // Columns in blocks, rows in pieces. Few rows make one piece, so that a block of columns stays in
@@ -76,16 +76,15 @@ class Columns {
     } else {
       const int64_t samples = std::min(kSamples, grid_.rows);
       const double share = 1.0 / static_cast<double>(samples);
-      for_each_strip<T>(columns(block), [&](auto strip, int64_t column, int64_t count) {
-        using Strip = decltype(strip);
-        alignas(64) double sum[kStripElements<T>] = {};
-        alignas(64) double unused[kStripElements<T>] = {};
+      for_each_strip<T, 1>(columns(block), [&](auto strip, int64_t column, int64_t count) {
+        alignas(64) double sum[kLanes<T>] = {};
+        alignas(64) double unused[kLanes<T>] = {};
         for (int64_t i = 0; i < samples; ++i) {
           const int64_t row = i * grid_.rows / samples;
-          add<Strip>(block, column, row, 1, count, centres + column, sum, unused);
+          add<decltype(strip)>(block, column, row, 1, count, centres + column, sum, unused);
         }
-        for (int64_t i = 0; i < Strip::vectors * kLanes<T>; ++i) {
-          centres[column + i] = static_cast<C>(sum[i] * share);
+        for (int64_t i = 0; i < kLanes<T>; ++i) {
+          centres[column + i] = centre_near<T>(static_cast<C>(sum[i] * share));
         }
       });
       if (per_channel_ > 1) {
@@ -95,7 +94,7 @@ class Columns {
             sum += centres[column + i];
           }
           std::fill(centres + column, centres + column + per_channel_,
-                    sum / static_cast<C>(per_channel_));
+                    centre_near<T>(sum / static_cast<C>(per_channel_)));
         });
       }
     }
@@ -108,10 +107,13 @@ class Columns {
     std::fill(first, first + 2 * width_, 0.0);
     const int64_t begin = piece * grid_.piece_rows;
     const int64_t end = std::min(grid_.rows, begin + grid_.piece_rows);
-    for_each_strip<T>(columns(block), [&](auto strip, int64_t column, int64_t count) {
-      add<decltype(strip)>(block, column, begin, end - begin, count, centres + column,
-                           first + column, second + column);
-    });
+    for (int64_t row = begin; row < end; row += kChunkRows) {
+      const int64_t rows = std::min(kChunkRows, end - row);
+      for_each_strip<T, 1>(columns(block), [&](auto strip, int64_t column, int64_t count) {
+        add<decltype(strip)>(block, column, row, rows, count, centres + column, first + column,
+                             second + column);
+      });
+    }
   }
 
   bool finish(int64_t block) const {
@@ -163,7 +165,7 @@ class Columns {
     const int64_t end = std::min(grid_.rows, begin + grid_.piece_rows);
     for (int64_t row = begin; row < end; row += kChunkRows) {
       const int64_t rows = std::min(kChunkRows, end - row);
-      for_each_strip<T>(columns(block), [&](auto strip, int64_t column, int64_t count) {
+      for_each_strip<T, kWideStrip>(columns(block), [&](auto strip, int64_t column, int64_t count) {
         pass_.template apply<decltype(strip)>(locate(block, column, row), rows, count,
                                               parameters + column, width_);
       });

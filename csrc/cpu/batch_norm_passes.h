@@ -80,7 +80,7 @@ class ForwardPass {
           .statistics(statistics_.mean[channel], statistics_.variance[channel],
                       statistics_.invstd[channel]);
     } else if (beside > kMostBeside * squares) {
-      centre = static_cast<C>(mean);
+      centre = centre_near<T>(static_cast<C>(mean));
       return false;
     }
     return true;
@@ -151,7 +151,9 @@ class BackwardPass {
   }
   bool result_needed() const { return gradients_.grad_input.data != nullptr; }
   static constexpr bool kChooseCentre = false;
-  C centre(int64_t channel) const { return static_cast<C>(statistics_.mean[channel]); }
+  C centre(int64_t channel) const {
+    return centre_near<T>(static_cast<C>(statistics_.mean[channel]));
+  }
 
   template <typename Strip, typename Locate>
   void add(const Locate& locate, int64_t rows, int64_t count, const C* centre, double* first,
@@ -166,8 +168,7 @@ class BackwardPass {
     const double invstd = statistics_.invstd[channel];
     products = (products - (mean - static_cast<double>(centre)) * sum) * invstd;
     if (is_extreme<T>(mean, statistics_.variance[channel])) {
-      ExtremeChannel<T>(arguments_, channel)
-          .gradient_sums(gradients_, mean, invstd, sum, products);
+      ExtremeChannel<T>(arguments_, channel).gradient_sums(gradients_, mean, invstd, sum, products);
     }
     sum_[channel] = sum;
     products_[channel] = products;
@@ -185,11 +186,11 @@ class BackwardPass {
     const double mean = statistics_.mean[channel];
     const double invstd = statistics_.invstd[channel];
     result[0] = static_cast<C>(mean);
-    result[1] = static_cast<C>(
-        invstd * (arguments_.weight == nullptr ? 1.0 : arguments_.weight[channel]));
+    result[1] =
+        static_cast<C>(invstd * (arguments_.weight == nullptr ? 1.0 : arguments_.weight[channel]));
     const double slope = products_[channel] * invstd / (count_ - arguments_.correction);
-    result[2] = static_cast<C>(sum_[channel] / count_ -
-                               (mean - static_cast<double>(result[0])) * slope);
+    result[2] =
+        static_cast<C>(sum_[channel] / count_ - (mean - static_cast<double>(result[0])) * slope);
     result[3] = static_cast<C>(slope);
   }
 
@@ -199,8 +200,7 @@ class BackwardPass {
     const auto write = [&](auto feedback) {
       input_gradient<Strip, activation, decltype(feedback)::value, T>(
           gradient_rows(locate), locate(arguments_.input), locate(gradients_.grad_input), rows,
-          count, parameters, parameters + stride, parameters + 2 * stride,
-          parameters + 3 * stride);
+          count, parameters, parameters + stride, parameters + 2 * stride, parameters + 3 * stride);
     };
     if (arguments_.training) {
       write(std::true_type{});

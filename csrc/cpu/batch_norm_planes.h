@@ -68,19 +68,19 @@ class Planes {
           sum += static_cast<double>(load_one(pass_.input().at(pass_.shape(), channel, index))) /
                  static_cast<double>(samples);
         }
-        centre = static_cast<C>(sum);
+        centre = centre_near<T>(static_cast<C>(sum));
       }
     });
   }
 
   void add(int64_t block, int64_t piece) const {
     for_each_channel(block, [&](int64_t channel) {
-      alignas(64) C centre[kStripElements<T>];
-      std::fill_n(centre, kStripElements<T>, centres_.data()[channel]);
-      alignas(64) double first[kStripElements<T>] = {};
-      alignas(64) double second[kStripElements<T>] = {};
+      alignas(64) C centre[kLanes<T>];
+      std::fill_n(centre, kLanes<T>, centres_.data()[channel]);
+      alignas(64) double first[kLanes<T>] = {};
+      alignas(64) double second[kLanes<T>] = {};
       for_each_segment(piece, [&](int64_t outer, int64_t begin, int64_t count) {
-        for_each_strip_of(count, [&](auto strip, int64_t at, int64_t rows, int64_t lanes) {
+        for_each_strip_of<1>(count, [&](auto strip, int64_t at, int64_t rows, int64_t lanes) {
           using Strip = decltype(strip);
           pass_.template add<Strip>(locate<Strip>(outer, channel, begin + at), rows, lanes, centre,
                                     first, second);
@@ -88,7 +88,7 @@ class Planes {
       });
       double* sums = sums_.data() + (channel * grid_.pieces() + piece) * 2;
       sums[0] = sums[1] = 0;
-      for (int64_t lane = 0; lane < kStripElements<T>; ++lane) {
+      for (int64_t lane = 0; lane < kLanes<T>; ++lane) {
         sums[0] += first[lane];
         sums[1] += second[lane];
       }
@@ -127,11 +127,12 @@ class Planes {
                     parameters_.data()[channel * kPassParameters + parameter]);
       }
       for_each_segment(piece, [&](int64_t outer, int64_t begin, int64_t count) {
-        for_each_strip_of(count, [&](auto strip, int64_t at, int64_t rows, int64_t lanes) {
-          using Strip = decltype(strip);
-          pass_.template apply<Strip>(locate<Strip>(outer, channel, begin + at), rows, lanes,
-                                      parameters, kStripElements<T>);
-        });
+        for_each_strip_of<kWideStrip>(
+            count, [&](auto strip, int64_t at, int64_t rows, int64_t lanes) {
+              using Strip = decltype(strip);
+              pass_.template apply<Strip>(locate<Strip>(outer, channel, begin + at), rows, lanes,
+                                          parameters, kStripElements<T>);
+            });
       });
       const int64_t begin = piece * grid_.piece_elements;
       pass_.apply_extreme(channel, begin,
@@ -171,14 +172,16 @@ class Planes {
     }
   }
 
-  // Calls body(strip, begin, rows, lanes) for neighbouring elements as rows of wide strips, then of
-  // single vectors, then what is left.
-  template <typename Body>
+  // Calls body(strip, begin, rows, lanes) for neighbouring elements as rows of the widest strips,
+  // then of single vectors, then what is left.
+  template <int widest, typename Body>
   static void for_each_strip_of(int64_t count, const Body& body) {
-    const int64_t wide_rows = count / kStripElements<T>;
-    const int64_t wide = wide_rows * kStripElements<T>;
-    if (wide_rows > 0) {
-      body(Strip<kWideStrip, false>{}, 0, wide_rows, kStripElements<T>);
+    const int64_t wide_rows = widest > 1 ? count / (widest * kLanes<T>) : 0;
+    const int64_t wide = wide_rows * widest * kLanes<T>;
+    if constexpr (widest > 1) {
+      if (wide_rows > 0) {
+        body(Strip<widest, false>{}, 0, wide_rows, widest * kLanes<T>);
+      }
     }
     const int64_t rows = (count - wide) / kLanes<T>;
     const int64_t whole = wide + rows * kLanes<T>;

@@ -1,6 +1,7 @@
-// The arithmetic of batch norm over strips: one or kWideStrip adjacent vectors of a row, over rows at a
-// fixed distance. Both layouts are cut into them. With channels side by side a lane is a channel;
-// a plane of one channel is rows of its own that follow each other, and all lanes are that channel.
+// The arithmetic of batch norm over strips: one or kWideStrip adjacent vectors of a row, over rows
+// at a fixed distance. Both layouts are cut into them. With channels side by side a lane is a
+// channel; a plane of one channel is rows of its own that follow each other, and all lanes are that
+// channel.
 //
 // Every parameter is an array with one value for each lane of the strip. Sums are kept in double;
 // up to four terms are added in the type of the elements before they are widened.
@@ -15,7 +16,7 @@
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 
-// As many vectors as there are registers for, with two sums in double for each.
+// As many vectors as there are registers for, with four parameters for each.
 inline constexpr int kWideStrip = MAKEMORE_EXT_VECTOR_BYTES == 64 ? 4 : 2;
 inline constexpr int64_t kRunRows = 4;
 
@@ -23,18 +24,33 @@ inline constexpr int64_t kRunRows = 4;
 template <typename T>
 inline constexpr int64_t kStripElements = kWideStrip * kLanes<T>;
 
+// A centre near `value` from which elements of a narrow type differ without rounding: of their own
+// precision.
+template <typename T>
+inline Compute<T> centre_near(Compute<T> value) {
+  if constexpr (std::is_same_v<T, Compute<T>>) {
+    return value;
+  } else {
+    constexpr int kBitsMore = std::is_same_v<T, Half> ? 13 : 16;
+    return bit_cast<float>(bit_cast<int32_t>(value) >> kBitsMore << kBitsMore);
+  }
+}
+
 template <int vectors_, bool partial_>
 struct Strip {
   static constexpr int vectors = vectors_;
   static constexpr bool partial = partial_;  // one vector, of which only the first lanes are there
 };
 
-// Calls body(strip, first column, columns) for the strips of [0, columns).
-template <typename T, typename Body>
+// Calls body(strip, first column, columns) for the strips of [0, columns): the widest, or those of
+// one vector alone, then the remainder.
+template <typename T, int widest, typename Body>
 inline void for_each_strip(int64_t columns, const Body& body) {
   int64_t column = 0;
-  for (; column + kStripElements<T> <= columns; column += kStripElements<T>) {
-    body(Strip<kWideStrip, false>{}, column, kStripElements<T>);
+  if constexpr (widest > 1) {
+    for (; column + widest * kLanes<T> <= columns; column += widest * kLanes<T>) {
+      body(Strip<widest, false>{}, column, widest * kLanes<T>);
+    }
   }
   for (; column + kLanes<T> <= columns; column += kLanes<T>) {
     body(Strip<1, false>{}, column, kLanes<T>);
@@ -65,51 +81,41 @@ struct TwoTerms {
   }
 };
 
-// Two terms of every row for every lane are added to sums in double. terms(row, vector) gives both.
-template <typename Strip, typename T, typename Terms>
+// Two terms of every row for every lane of one vector are added to sums in double. terms(row) gives
+// both.
+template <typename T, typename Terms>
 inline void add_rows(int64_t rows, double* first, double* second, const Terms& terms) {
   using C = Compute<T>;
-  Wide<C> first_sum[Strip::vectors], second_sum[Strip::vectors];
-  for (int v = 0; v < Strip::vectors; ++v) {
-    first_sum[v] = Wide<C>::load(first + v * kLanes<T>);
-    second_sum[v] = Wide<C>::load(second + v * kLanes<T>);
-  }
-  const auto add = [&](int v, const TwoTerms<C>& sum) {
-    first_sum[v] = first_sum[v] + Wide<C>::from(sum.first);
-    second_sum[v] = second_sum[v] + Wide<C>::from(sum.second);
+  Wide<C> first_sum = Wide<C>::load(first);
+  Wide<C> second_sum = Wide<C>::load(second);
+  const auto add = [&](const TwoTerms<C>& sum) {
+    first_sum = first_sum + Wide<C>::from(sum.first);
+    second_sum = second_sum + Wide<C>::from(sum.second);
   };
   int64_t row = 0;
   for (; row + kRunRows <= rows; row += kRunRows) {
-    for (int v = 0; v < Strip::vectors; ++v) {
-      add(v, (terms(row, v) + terms(row + 1, v)) + (terms(row + 2, v) + terms(row + 3, v)));
-    }
+    add((terms(row) + terms(row + 1)) + (terms(row + 2) + terms(row + 3)));
   }
   if (row < rows) {
-    for (int v = 0; v < Strip::vectors; ++v) {
-      TwoTerms<C> sum = terms(row, v);
-      for (int64_t i = row + 1; i < rows; ++i) {
-        sum = sum + terms(i, v);
-      }
-      add(v, sum);
+    TwoTerms<C> sum = terms(row);
+    for (int64_t i = row + 1; i < rows; ++i) {
+      sum = sum + terms(i);
     }
+    add(sum);
   }
-  for (int v = 0; v < Strip::vectors; ++v) {
-    first_sum[v].store(first + v * kLanes<T>);
-    second_sum[v].store(second + v * kLanes<T>);
-  }
+  first_sum.store(first);
+  second_sum.store(second);
 }
 
 // Adds x - centre and its square.
 template <typename Strip, typename T>
 inline void add_moments(StripRows<const T> x, int64_t rows, int64_t count, const Compute<T>* centre,
                         double* sum, double* squares) {
+  static_assert(Strip::vectors == 1);
   using C = Compute<T>;
-  Vec<C> c[Strip::vectors];
-  for (int v = 0; v < Strip::vectors; ++v) {
-    c[v] = load(centre + v * kLanes<T>);
-  }
-  add_rows<Strip, T>(rows, sum, squares, [&](int64_t row, int v) {
-    Vec<C> difference = load_lanes<Strip::partial>(x.at(row, v), count, C(0)) - c[v];
+  const Vec<C> c = load(centre);
+  add_rows<T>(rows, sum, squares, [&](int64_t row) {
+    Vec<C> difference = load_lanes<Strip::partial>(x.at(row, 0), count, C(0)) - c;
     if constexpr (Strip::partial) {
       difference = lane_numbers<C>() < Bits<C>(count) ? difference : Vec<C>{};
     }
@@ -184,15 +190,13 @@ template <typename Strip, Activation activation, typename T>
 inline void add_gradient_moments(GradientRows<T> gradient, StripRows<const T> x, int64_t rows,
                                  int64_t count, const Compute<T>* centre, double* sum,
                                  double* products) {
+  static_assert(Strip::vectors == 1);
   using C = Compute<T>;
-  Vec<C> c[Strip::vectors];
-  for (int v = 0; v < Strip::vectors; ++v) {
-    c[v] = load(centre + v * kLanes<T>);
-  }
-  add_rows<Strip, T>(rows, sum, products, [&](int64_t row, int v) {
-    const Vec<C> dz = gradient.template before_activation<Strip, activation>(row, v, count);
-    const Vec<C> input = load_lanes<Strip::partial>(x.at(row, v), count, C(0));
-    return TwoTerms<C>{dz, dz * (input - c[v])};
+  const Vec<C> c = load(centre);
+  add_rows<T>(rows, sum, products, [&](int64_t row) {
+    const Vec<C> dz = gradient.template before_activation<Strip, activation>(row, 0, count);
+    const Vec<C> input = load_lanes<Strip::partial>(x.at(row, 0), count, C(0));
+    return TwoTerms<C>{dz, dz * (input - c)};
   });
 }
 

@@ -342,19 +342,22 @@ struct Wide<float> {
   Vec<double> high{};
 
   static Wide of(double value) { return {broadcast(value), broadcast(value)}; }
+  // The compiler would convert in parts of half the width.
   static Wide from(Vec<float> value) {
-#if MAKEMORE_EXT_VECTOR_BYTES == 64
-    const auto first = __builtin_shufflevector(value, value, 0, 1, 2, 3, 4, 5, 6, 7);
-    const auto second = __builtin_shufflevector(value, value, 8, 9, 10, 11, 12, 13, 14, 15);
-#elif MAKEMORE_EXT_VECTOR_BYTES == 32
-    const auto first = __builtin_shufflevector(value, value, 0, 1, 2, 3);
-    const auto second = __builtin_shufflevector(value, value, 4, 5, 6, 7);
+#if defined(__AVX512F__)
+    const __m512 all = bit_cast<__m512>(value);
+    return {bit_cast<Vec<double>>(_mm512_cvtps_pd(_mm512_castps512_ps256(all))),
+            bit_cast<Vec<double>>(_mm512_cvtps_pd(_mm512_extractf32x8_ps(all, 1)))};
+#elif defined(__AVX__)
+    const __m256 all = bit_cast<__m256>(value);
+    return {bit_cast<Vec<double>>(_mm256_cvtps_pd(_mm256_castps256_ps128(all))),
+            bit_cast<Vec<double>>(_mm256_cvtps_pd(_mm256_extractf128_ps(all, 1)))};
 #else
     const auto first = __builtin_shufflevector(value, value, 0, 1);
     const auto second = __builtin_shufflevector(value, value, 2, 3);
-#endif
     return {__builtin_convertvector(first, Vec<double>),
             __builtin_convertvector(second, Vec<double>)};
+#endif
   }
 
   static Wide load(const double* source) {

@@ -32,7 +32,7 @@ Split split_of_columns(const Pass& pass) {
   };
   const ChannelShape& shape = pass.arguments.shape;
   const int64_t columns = shape.channels * shape.inner;
-  return shape.outer > 1 && pass.any_stride(is_unaligned) ? Split{columns, columns, 0}
+  return shape.outer > 1 && pass.any_stride(is_unaligned) ? Split::one_by_one(columns)
                                                           : pass.split({0, 0, 0}, columns);
 }
 

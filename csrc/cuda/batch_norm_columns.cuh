@@ -53,8 +53,20 @@ struct ColumnGrid {
            : single < split.head ? single
                                  : single + split.vectors * kLanes<T>;
   }
-  __device__ int64_t channel(int64_t column) const {
-    return cut.inner == 1 ? column : column / cut.inner;
+  template <int count>
+  __device__ PerLane<int64_t, count> channels(int64_t column) const {
+    int64_t channel = cut.inner == 1 ? column : column / cut.inner;
+    int64_t left = (channel + 1) * cut.inner - column;  // columns of the channel
+    PerLane<int64_t, count> result;
+#pragma unroll
+    for (int k = 0; k < count; ++k) {
+      result.values[k] = channel;
+      if (--left == 0) {
+        left = cut.inner;
+        ++channel;
+      }
+    }
+    return result;
   }
 };
 
@@ -102,7 +114,7 @@ __device__ inline PerLane<Compute<T>, count> centre_of(const Pass& pass, const C
                                                        int64_t column) {
   return pass.template centre<count>({share.begin, share.end - share.begin, column, 1},
                                      {share.begin, 0, column},
-                                     [&](int k) { return grid.channel(column + k); });
+                                     grid.template channels<count>(column));
 }
 
 template <int count, typename Pass, typename T>
@@ -115,13 +127,14 @@ __device__ inline void sum_unit(const Pass& pass, const ColumnGrid<T>& grid,
   int64_t row = share.first;
   for (; row + run - share.step < share.end; row += run) {
     Terms<C, count> terms{};
-#pragma unroll
+#pragma unroll 4
     for (int i = 0; i < kRunRows; ++i) {
       pass.add({row + i * share.step, 0, column}, centre, terms);
     }
     sums.add(terms);
   }
   Terms<C, count> terms{};
+#pragma unroll 1
   for (; row < share.end; row += share.step) {
     pass.add({row, 0, column}, centre, terms);
   }
@@ -137,6 +150,7 @@ __device__ inline double sum_over_rows(Sum<C> (&sums)[lanes], int width,
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
 #pragma unroll
   for (int k = 0; k < lanes; ++k) {
+#pragma unroll 1
     for (int distance = width; distance < kWarpSize; distance *= 2) {
       sums[k].add(sums[k].from_lane(distance));
     }
@@ -176,7 +190,7 @@ __global__ void __launch_bounds__(kBatchNormThreads, 2)
   if (lane < grid.width && share.unit < grid.units() &&
       k < (grid.is_wide(share.unit) ? kLanes<T> : 1)) {
     const int64_t column = grid.column(share.unit) + k;
-    const int64_t channel = grid.channel(column);
+    const int64_t channel = grid.template channels<1>(column)[0];
     const int64_t part = share.group * grid.cut.inner + (column - channel * grid.cut.inner);
     const auto centre = centre_of<1>(pass, grid, share, column);
     pass.store(channel, part, centre[0], first, second);
@@ -188,12 +202,13 @@ __device__ inline void apply_to_unit(const Pass& pass, const ColumnGrid<T>& grid
                                      const ColumnShare<T>& share) {
   using C = Compute<T>;
   const int64_t column = grid.column(share.unit);
+  const auto channels = grid.template channels<count>(column);
   Parameters<C, count> parameters;
 #pragma unroll
   for (int parameter = 0; parameter < kPassParameters; ++parameter) {
 #pragma unroll
     for (int k = 0; k < count; ++k) {
-      parameters[parameter].values[k] = pass.parameter(parameter, grid.channel(column + k));
+      parameters[parameter].values[k] = pass.parameter(parameter, channels[k]);
     }
   }
   for (int64_t row = share.first; row < share.end; row += share.step) {
@@ -203,7 +218,7 @@ __device__ inline void apply_to_unit(const Pass& pass, const ColumnGrid<T>& grid
 
 // The last blocks first: what the sums read last is in the cache.
 template <typename Pass>
-__global__ void __launch_bounds__(kBatchNormThreads, 2)
+__global__ void __launch_bounds__(kBatchNormThreads, 4)
     batch_norm_apply_columns(const __grid_constant__ Pass pass,
                              const __grid_constant__ ColumnGrid<typename Pass::Element> grid) {
   using T = typename Pass::Element;

@@ -1,12 +1,15 @@
-// How the elements of a channel are cut into the parts that blocks sum: by the shape alone, so that
-// the sums are the same bits on every device and in whatever order the blocks run.
+// How the elements of a channel are cut into the parts that blocks sum, by the shape alone, so that
+// the sums are the same bits on every device and in whatever order the blocks run; and what is kept
+// of the parts between the kernels of a pass.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 
 #include "../arguments.h"
+#include "batch_norm_elements.cuh"
 #include "launch.cuh"
+#include "reduce.cuh"
 
 namespace makemore_ext::cuda {
 
@@ -53,6 +56,75 @@ struct Cut {
     const int64_t begin = index % chunks() * chunk_size;
     return {row, rows - row < group_rows ? rows - row : group_rows, begin,
             inner - begin < chunk_size ? inner - begin : chunk_size};
+  }
+};
+
+// The parameters of apply.
+inline constexpr int kPassParameters = 4;
+
+template <typename C, int count>
+using Parameters = PerLane<C, count>[kPassParameters];
+
+// Where the kernels keep what they hand on: for each part of each channel two values, and for each
+// channel the parameters of apply.
+template <typename T>
+struct BatchNormWorkspace {
+  double* first;             // [channels, parts]
+  double* second;            // [channels, parts]
+  Compute<T>* of_parameter;  // [kPassParameters, channels]
+
+  static int64_t size(int64_t channels, int64_t parts) {
+    return channels * (2 * parts + kPassParameters);
+  }
+};
+
+// What both passes know of the operation. statistics: [3, channels].
+template <typename T, typename Statistic>
+struct BatchNormPass {
+  using Element = T;
+  using C = Compute<T>;
+
+  BatchNormArguments<T> arguments;
+  Statistic* statistics;
+  Cut cut;
+  BatchNormWorkspace<T> workspace;
+
+  BatchNormPass(const BatchNormArguments<T>& arguments, Statistic* statistics)
+      : arguments(arguments), statistics(statistics), cut{}, workspace{} {}
+
+  void use(const Cut& cut, double* data) {
+    const int64_t parts = arguments.shape.channels * cut.parts();
+    this->cut = cut;
+    workspace = {data, data + parts, reinterpret_cast<C*>(data + 2 * parts)};
+  }
+
+  __device__ int64_t channels() const { return arguments.shape.channels; }
+  __device__ Statistic& mean(int64_t channel) const { return statistics[channel]; }
+  __device__ Statistic& variance(int64_t channel) const { return statistics[channels() + channel]; }
+  __device__ Statistic& invstd(int64_t channel) const {
+    return statistics[2 * channels() + channel];
+  }
+  __device__ double count() const { return static_cast<double>(arguments.shape.per_channel()); }
+  __device__ double scale(int64_t channel) const {
+    return invstd(channel) * (arguments.weight == nullptr ? 1.0 : arguments.weight[channel]);
+  }
+
+  // In double, over all threads of the block, for its first: the sum of value(i) for i < count.
+  template <typename Value>
+  __device__ double sum_over(int64_t count, const Value& value) const {
+    double sum = 0;
+    for (int64_t i = threadIdx.x; i < count; i += blockDim.x) {
+      sum += value(i);
+    }
+    __syncthreads();  // what block_sum shares may still be read
+    return block_sum(sum);
+  }
+
+  __device__ void store_parameter(int parameter, int64_t channel, double value) const {
+    workspace.of_parameter[parameter * channels() + channel] = static_cast<C>(value);
+  }
+  __device__ C parameter(int parameter, int64_t channel) const {
+    return workspace.of_parameter[parameter * channels() + channel];
   }
 };
 

@@ -15,159 +15,13 @@
 #include <cstdint>
 
 #include "../arguments.h"
+#include "batch_norm_elements.cuh"
 #include "batch_norm_parts.cuh"
 #include "kernels.h"
 #include "reduce.cuh"
 #include "vec.cuh"
 
 namespace makemore_ext::cuda {
-
-// Values of `count` neighbours of a row, or one for all of them.
-template <typename C, int count>
-struct PerLane {
-  C values[count];
-
-  __device__ C operator[](int lane) const { return values[count == 1 ? 0 : lane]; }
-};
-
-// Each lane's two sums, in the type of the elements: over so few terms that little is lost.
-template <typename C, int count>
-struct Terms {
-  C first[count];
-  C second[count];
-};
-
-// The parameters of apply.
-inline constexpr int kPassParameters = 4;
-
-template <typename C, int count>
-using Parameters = PerLane<C, count>[kPassParameters];
-
-// Where the kernels keep what they hand on: for each part of each channel two values, and for each
-// channel the parameters of apply.
-template <typename T>
-struct BatchNormWorkspace {
-  double* first;             // [channels, parts]
-  double* second;            // [channels, parts]
-  Compute<T>* of_parameter;  // [kPassParameters, channels]
-
-  static int64_t size(int64_t channels, int64_t parts) {
-    return channels * (2 * parts + kPassParameters);
-  }
-};
-
-template <typename T, int count>
-__device__ inline void activate(Pack<T, count>& z, Activation activation) {
-  using C = Compute<T>;
-  if (activation == Activation::tanh) {
-#pragma unroll
-    for (int k = 0; k < count; ++k) {
-      z.lane[k] = ::tanh(z.lane[k]);
-    }
-  } else if (activation == Activation::relu) {
-#pragma unroll
-    for (int k = 0; k < count; ++k) {
-      z.lane[k] = z.lane[k] < C(0) ? C(0) : z.lane[k];  // a NaN stays
-    }
-  }
-}
-
-// From the gradient after the activation, and the activation's output y, to that before.
-template <typename T, int count>
-__device__ inline void activate_backward(Pack<T, count>& grad, const Pack<T, count>& y,
-                                         Activation activation) {
-  using C = Compute<T>;
-#pragma unroll
-  for (int k = 0; k < count; ++k) {
-    if (activation == Activation::tanh) {
-      grad.lane[k] *= (C(1) - y.lane[k]) * (C(1) + y.lane[k]);  // does not cancel near |y| = 1
-    } else if (y.lane[k] <= C(0)) {  // a NaN passes the gradient on, as in torch
-      grad.lane[k] = C(0);
-    }
-  }
-}
-
-// The elements of a running statistic, of whatever type.
-__device__ inline double load_element(const FloatingVector& vector, int64_t index) {
-  index *= vector.stride;
-  switch (vector.type) {
-    case FloatingType::half:
-      return widen(static_cast<const Half*>(vector.data)[index]);
-    case FloatingType::bfloat16:
-      return widen(static_cast<const BFloat16*>(vector.data)[index]);
-    case FloatingType::single:
-      return static_cast<const float*>(vector.data)[index];
-    default:
-      return static_cast<const double*>(vector.data)[index];
-  }
-}
-__device__ inline void store_element(const FloatingVector& vector, int64_t index, double value) {
-  index *= vector.stride;
-  const auto rounded = static_cast<float>(value);
-  switch (vector.type) {
-    case FloatingType::half:
-      static_cast<Half*>(vector.data)[index] = narrow<Half>(rounded);
-      break;
-    case FloatingType::bfloat16:
-      static_cast<BFloat16*>(vector.data)[index] = narrow<BFloat16>(rounded);
-      break;
-    case FloatingType::single:
-      static_cast<float*>(vector.data)[index] = rounded;
-      break;
-    default:
-      static_cast<double*>(vector.data)[index] = value;
-  }
-}
-
-// What both passes know of the operation. statistics: [3, channels].
-template <typename T, typename Statistic>
-struct BatchNormPass {
-  using Element = T;
-  using C = Compute<T>;
-
-  BatchNormArguments<T> arguments;
-  Statistic* statistics;
-  Cut cut;
-  BatchNormWorkspace<T> workspace;
-
-  BatchNormPass(const BatchNormArguments<T>& arguments, Statistic* statistics)
-      : arguments(arguments), statistics(statistics), cut{}, workspace{} {}
-
-  void use(const Cut& cut, double* data) {
-    const int64_t parts = arguments.shape.channels * cut.parts();
-    this->cut = cut;
-    workspace = {data, data + parts, reinterpret_cast<C*>(data + 2 * parts)};
-  }
-
-  __device__ int64_t channels() const { return arguments.shape.channels; }
-  __device__ Statistic& mean(int64_t channel) const { return statistics[channel]; }
-  __device__ Statistic& variance(int64_t channel) const { return statistics[channels() + channel]; }
-  __device__ Statistic& invstd(int64_t channel) const {
-    return statistics[2 * channels() + channel];
-  }
-  __device__ double count() const { return static_cast<double>(arguments.shape.per_channel()); }
-  __device__ double scale(int64_t channel) const {
-    return invstd(channel) * (arguments.weight == nullptr ? 1.0 : arguments.weight[channel]);
-  }
-
-  // In double, over all threads of the block, for its first: the sums of value(part).
-  template <typename Value>
-  __device__ double sum_parts(const Value& value) const {
-    double sum = 0;
-    for (int64_t part = threadIdx.x; part < cut.parts(); part += blockDim.x) {
-      sum += value(part);
-    }
-    __syncthreads();  // what block_sum shares may still be read
-    return block_sum(sum);
-  }
-
-  __device__ void store_parameter(int parameter, int64_t channel, double value) const {
-    workspace.of_parameter[parameter * channels() + channel] = static_cast<C>(value);
-  }
-  __device__ C parameter(int parameter, int64_t channel) const {
-    return workspace.of_parameter[parameter * channels() + channel];
-  }
-};
 
 template <typename T>
 struct ForwardPass : BatchNormPass<T, double> {
@@ -194,9 +48,9 @@ struct ForwardPass : BatchNormPass<T, double> {
   // The mean of a few elements of the part, for each of `count` neighbouring channels, without the
   // least and the most of them, which may be outliers. Sums about it lose little: it is close to
   // the part's mean, or what moves it away is in the part's variance too.
-  template <int count, typename Channels>
+  template <int count>
   __device__ PerLane<C, count> centre(const Part& part, const Place& origin,
-                                      const Channels&) const {
+                                      const PerLane<int64_t, count>&) const {
     constexpr int kSamples = 8;
     Pack<T, count> samples[kSamples];
 #pragma unroll
@@ -247,7 +101,7 @@ struct ForwardPass : BatchNormPass<T, double> {
     if (this->arguments.training) {
       const double* means = this->workspace.first + channel * this->cut.parts();
       const double* squares = this->workspace.second + channel * this->cut.parts();
-      const double sum = this->sum_parts([&](int64_t part) {
+      const double sum = this->sum_over(this->cut.parts(), [&](int64_t part) {
         return means[part] * static_cast<double>(this->cut.part(part).count());
       });
       __shared__ double mean;
@@ -255,11 +109,23 @@ struct ForwardPass : BatchNormPass<T, double> {
         mean = sum / this->count();
       }
       __syncthreads();
-      const double all_squares = this->sum_parts([&](int64_t part) {
+      double all_squares = this->sum_over(this->cut.parts(), [&](int64_t part) {
         const double distance = means[part] - mean;
         const auto count = static_cast<double>(this->cut.part(part).count());
         return squares[part] + count * distance * distance;
       });
+      __shared__ bool fits;  // the squares a float
+      if (threadIdx.x == 0) {
+        fits = isfinite(all_squares) || !isfinite(mean);
+      }
+      __syncthreads();
+      if (!fits) {
+        const BatchNormArguments<T>& arguments = this->arguments;
+        all_squares = this->sum_over(arguments.shape.per_channel(), [&](int64_t i) {
+          const double distance = widen(*arguments.input.at(arguments.shape, channel, i)) - mean;
+          return distance * distance;
+        });
+      }
       if (threadIdx.x == 0) {
         finish_training(channel, mean, all_squares);
       }
@@ -347,12 +213,13 @@ struct BackwardPass : BatchNormPass<T, const double> {
            (gradients.grad_input.data != nullptr && is(gradients.grad_input.outer_stride));
   }
 
-  template <int count, typename Channels>
-  __device__ PerLane<C, count> centre(const Part&, const Place&, const Channels& channel_of) const {
+  template <int count>
+  __device__ PerLane<C, count> centre(const Part&, const Place&,
+                                      const PerLane<int64_t, count>& channels) const {
     PerLane<C, count> result;
 #pragma unroll
     for (int k = 0; k < count; ++k) {
-      result.values[k] = static_cast<C>(this->mean(channel_of(k)));
+      result.values[k] = static_cast<C>(this->mean(channels[k]));
     }
     return result;
   }
@@ -384,8 +251,9 @@ struct BackwardPass : BatchNormPass<T, const double> {
     if (gradients.grad_weight != nullptr || this->arguments.training) {
       const double* sums = this->workspace.first + channel * this->cut.parts();
       const double* about_centre = this->workspace.second + channel * this->cut.parts();
-      sum = this->sum_parts([&](int64_t part) { return sums[part]; });
-      products = this->sum_parts([&](int64_t part) { return about_centre[part]; });
+      sum = this->sum_over(this->cut.parts(), [&](int64_t part) { return sums[part]; });
+      products =
+          this->sum_over(this->cut.parts(), [&](int64_t part) { return about_centre[part]; });
       products = (products - rest * sum) * invstd;  // sum dz xhat
     }
     if (threadIdx.x != 0) {

@@ -52,15 +52,15 @@ __device__ inline void for_each_in_part(const Pass& pass, const PlaneGrid& grid,
 }
 
 template <typename Pass>
-__global__ void __launch_bounds__(kBatchNormThreads, 2)
+__global__ void __launch_bounds__(kBatchNormThreads, 3)
     batch_norm_sum_planes(const __grid_constant__ Pass pass,
                           const __grid_constant__ PlaneGrid grid) {
   using C = Compute<typename Pass::Element>;
   const int64_t channel = block_index() / grid.cut.parts();
   const int64_t index = block_index() % grid.cut.parts();
   const Part part = grid.cut.part(index);
-  const PerLane<C, 1> centre =
-      pass.template centre<1>(part, {part.row, channel, part.index}, [&](int) { return channel; });
+  const PerLane<C, 1> centre = pass.template centre<1>(part, {part.row, channel, part.index},
+                                                       PerLane<int64_t, 1>{{channel}});
 
   Sum<C> first{};
   Sum<C> second{};
@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(kBatchNormThreads, 2)
 
 // The last blocks first: what the sums read last is in the cache.
 template <typename Pass>
-__global__ void __launch_bounds__(kBatchNormThreads, 2)
+__global__ void __launch_bounds__(kBatchNormThreads, 3)
     batch_norm_apply_planes(const __grid_constant__ Pass pass,
                             const __grid_constant__ PlaneGrid grid) {
   using C = Compute<typename Pass::Element>;

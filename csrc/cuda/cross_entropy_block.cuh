@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "../arguments.h"
+#include "cross_entropy_sums.cuh"
 #include "launch.cuh"
 #include "reduce.cuh"
 #include "vec.cuh"
@@ -17,6 +18,19 @@ namespace makemore_ext::cuda {
 inline constexpr int kBlockRows = kWarpSize;  // at most
 inline constexpr int kMostThreads = 512;
 inline constexpr int kMostWarps = kMostThreads / kWarpSize;
+
+// Blocks of kMostThreads that a multiprocessor has registers for: 64 a thread. Those of double need
+// more, and have less to gain.
+template <typename T>
+inline constexpr int kBlocksAtOnce = sizeof(Compute<T>) == sizeof(float) ? 2 : 1;
+
+// For the few values a row has. Not inlined, they are once in the code rather than once a kernel.
+static __device__ __noinline__ double exp_once(double x) {
+  return ::exp(x);
+}
+static __device__ __noinline__ double log_once(double x) {
+  return ::log(x);
+}
 
 // What one launch is to do.
 template <typename T>
@@ -38,81 +52,6 @@ struct CrossEntropyTask {
   Vector<const Compute<T>> grad_lse;
 
   __device__ bool is_forward() const { return known_statistics == nullptr; }
-};
-
-template <typename C>
-__device__ inline C lowest() {
-  return static_cast<C>(sizeof(C) == sizeof(float) ? -3.402823466e+38 : -1.7976931348623157e+308);
-}
-
-// Sums over some classes of a row, relative to their maximum. A new maximum moves what was summed
-// before. What shares are depends on the kind of target, see shares_at.
-//
-// Without a class, or with logits of -inf alone, max is the lowest finite number and exp zero: a
-// finite shift sums -inf to 0 and keeps a NaN.
-template <typename T, bool kHasShares>
-struct RowSums {
-  using C = Compute<T>;
-
-  C max;
-  Sum<C> exp;          // sum_c exp(x_c - max)
-  Sum<C> share;        // sum_c share_c
-  Sum<C> share_logit;  // sum_c share_c (x_c - max)
-
-  __device__ static RowSums none() { return {lowest<C>(), {}, {}, {}}; }
-
-  template <int count>
-  __device__ void add(const Pack<T, count>& logits, const Pack<T, count>& shares) {
-    C most = max;
-#pragma unroll
-    for (int i = 0; i < count; ++i) {
-      most = fmax(most, logits.lane[i]);
-    }
-    move_to(most);
-#pragma unroll
-    for (int i = 0; i < count; ++i) {
-      const C logit = logits.lane[i] - max;
-      exp.add(::exp(logit));
-      if constexpr (kHasShares) {
-        share.add(shares.lane[i]);
-        share_logit.add(shares.lane[i] * logit);
-      }
-    }
-  }
-
-  __device__ void move_to(C most) {
-    if (most > max) {
-      const C step = max - most;
-      exp.scale(::exp(step));
-      if constexpr (kHasShares) {
-        if (share.total() != 0) {
-          share_logit.add(static_cast<C>(share.total()) * step);
-        }
-      }
-      max = most;
-    }
-  }
-
-  __device__ void add(const RowSums& other) {
-    RowSums moved = other;
-    moved.move_to(max);
-    move_to(moved.max);
-    exp.add(moved.exp);
-    if constexpr (kHasShares) {
-      share.add(moved.share);
-      share_logit.add(moved.share_logit);
-    }
-  }
-
-  // Over the lanes of a warp; all of them get it.
-  __device__ void reduce_warp() {
-    move_to(warp_max(max));
-    exp = warp_sum(exp);
-    if constexpr (kHasShares) {
-      share = warp_sum(share);
-      share_logit = warp_sum(share_logit);
-    }
-  }
 };
 
 // The shares of `count` classes from c on, `stride` apart: w_c for smoothed indices, v_c for
@@ -220,7 +159,7 @@ class RowState {
   // Works out and writes the loss and what forward keeps.
   __device__ double loss() {
     const CrossEntropyArguments<T>& arguments = task_.arguments;
-    const double log_sum = ::log(sum_exp_);
+    const double log_sum = log_once(sum_exp_);
     double toward_logits = 0;  // sum_c v_c (x_c - max)
     if (arguments.has_probabilities) {
       mass_ = shares_;
@@ -269,7 +208,7 @@ class RowState {
                                        : grad_loss / divisor;
     double mass = mass_;
     if (arguments.lse_square_scale != 0) {
-      mass += 2 * arguments.lse_square_scale * (max_ + ::log(sum_exp_));
+      mass += 2 * arguments.lse_square_scale * (max_ + log_once(sum_exp_));
     }
     const double on_softmax = (upstream == 0 ? 0.0 : upstream * mass) + grad_lse;
     factors.max[i] = static_cast<C>(max_);
@@ -281,7 +220,7 @@ class RowState {
       // p - 1 cancels where p is close to 1.
       const double share = (task_.on_target + task_.on_class) * target_weight_;
       factors.at_target[i] =
-          static_cast<C>(on_softmax * (::exp(target_logit_) / sum_exp_) - upstream * share);
+          static_cast<C>(on_softmax * (exp_once(target_logit_) / sum_exp_) - upstream * share);
     }
   }
 

@@ -95,7 +95,7 @@ class Column {
 
 // Blocks of kBlockRows × warps threads: the classes of a row are shared by the threads of one x.
 template <typename T, bool kHasShares>
-__global__ void __launch_bounds__(kMostThreads, 2)
+__global__ void __launch_bounds__(kMostThreads, kBlocksAtOnce<T>)
     cross_entropy_columns(const __grid_constant__ CrossEntropyTask<T> task) {
   __shared__ RowSums<T, kHasShares> parts[kMostWarps * kBlockRows];
   __shared__ BlockFactors<T> factors;

@@ -43,8 +43,9 @@ class Row {
   // Every thread reads what it writes before it does: the gradient may take the logits' memory.
   __device__ void write_gradient(const BlockFactors<T>& factors, int i) const {
     const T* gradient = gradient_;
-    const Split split = kHasShares ? Split::of(classes_, logits_, gradient, probabilities_)
-                                   : Split::of(classes_, logits_, gradient);
+    const Split split = is_short()   ? Split::one_by_one(classes_)
+                        : kHasShares ? Split::of(classes_, logits_, gradient, probabilities_)
+                                     : Split::of(classes_, logits_, gradient);
     split.for_each<T>(team_.index, team_.size, [&](int64_t c, auto size) {
       constexpr int count = decltype(size)::value;
       gradient_at<T, kHasShares>(factors, i, Pack<T, count>::load(logits_ + c), shares<count>(c), c,
@@ -54,6 +55,10 @@ class Row {
   }
 
  private:
+  // Whether a thread has one class at most: then all of them load at once, and a vector for some
+  // of them would be a second step.
+  __device__ bool is_short() const { return classes_ <= team_.size; }
+
   template <int count>
   __device__ Pack<T, count> shares(int64_t c) const {
     if constexpr (kHasShares) {
@@ -77,7 +82,7 @@ class Row {
 
 // rows_per_block: 1, and all threads share it, or more, and a warp takes one after another.
 template <typename T, bool kHasShares>
-__global__ void __launch_bounds__(kMostThreads, 2)
+__global__ void __launch_bounds__(kMostThreads, kBlocksAtOnce<T>)
     cross_entropy_rows(const __grid_constant__ CrossEntropyTask<T> task, int rows_per_block) {
   static_assert(kMostWarps <= kBlockRows);
   __shared__ RowSums<T, kHasShares> parts[kBlockRows];  // by warp, or by row

@@ -55,6 +55,8 @@ template <typename T, int count>
 struct FeatureSums {
   using C = Compute<T>;
 
+  static constexpr int kAtOnce = count == 1 ? 1 : kLanes<C>;
+
   Sum<C> sum[count];
 
   __device__ void add(const Pack<T, count>& values) {
@@ -63,19 +65,29 @@ struct FeatureSums {
       sum[i].add(values.lane[i]);
     }
   }
-  __device__ void add(const C* values) {
+  // Sums of this type that another chunk left.
+  __device__ void add_part(const C* part) {
 #pragma unroll
-    for (int i = 0; i < count; ++i) {
-      sum[i].add(values[i]);
+    for (int i = 0; i < count; i += kAtOnce) {
+      const auto values = Pack<C, kAtOnce>::load(part + i);
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        sum[i + k].add(values.lane[k]);
+      }
     }
   }
-  __device__ void store(C* destination) const {
+  __device__ void store_part(C* part) const {
 #pragma unroll
-    for (int i = 0; i < count; ++i) {
-      destination[i] = static_cast<C>(sum[i].total());
+    for (int i = 0; i < count; i += kAtOnce) {
+      Pack<C, kAtOnce> values;
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        values.lane[k] = static_cast<C>(sum[i + k].total());
+      }
+      values.store(part + i);
     }
   }
-  __device__ void store_narrow(T* destination) const {
+  __device__ void store(T* destination) const {
     Pack<T, count> result;
 #pragma unroll
     for (int i = 0; i < count; ++i) {
@@ -98,11 +110,11 @@ __device__ inline void sum_chunk(const EmbeddingTask<T>& task, int64_t chunk, in
       sums.add(Pack<T, count>::load(row + feature * task.grad_output.column_stride));
     }
     if (is_first_part) {
-      sums.store(task.part(chunk, false) + feature);
+      sums.store_part(task.part(chunk, false) + feature);
     } else if (k == end && task.goes_on(end)) {
-      sums.store(task.part(chunk, true) + feature);
+      sums.store_part(task.part(chunk, true) + feature);
     } else if (task.is_row(index)) {
-      sums.store_narrow(task.grad_weight.row(index) + feature);
+      sums.store(task.grad_weight.row(index) + feature);
     }
   }
 }
@@ -118,12 +130,12 @@ __device__ inline void sum_parts(const EmbeddingTask<T>& task, int64_t chunk, in
     return;
   }
   FeatureSums<T, count> sums{};
-  sums.add(task.part(chunk, true) + feature);
+  sums.add_part(task.part(chunk, true) + feature);
   for (++chunk; task.begin(chunk) < task.tokens() && task.indices[task.begin(chunk)] == index;
        ++chunk) {
-    sums.add(task.part(chunk, false) + feature);
+    sums.add_part(task.part(chunk, false) + feature);
   }
-  sums.store_narrow(task.grad_weight.row(index) + feature);
+  sums.store(task.grad_weight.row(index) + feature);
 }
 
 enum class EmbeddingStep { chunks, parts };

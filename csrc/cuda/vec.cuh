@@ -85,7 +85,7 @@ struct Pack {
       }
       uint4 raw;
       memcpy(&raw, elements, sizeof raw);
-      *reinterpret_cast<uint4*>(destination) = raw;
+      __stcg(reinterpret_cast<uint4*>(destination), raw);  // a plain store may be split
     }
   }
 };
@@ -98,12 +98,14 @@ struct Split {
   int64_t head;
   int64_t vectors;
 
+  MAKEMORE_EXT_HOST_DEVICE static Split one_by_one(int64_t size) { return {size, size, 0}; }
+
   template <typename T, typename... Others>
   MAKEMORE_EXT_HOST_DEVICE static Split of(int64_t size, const T* row, const Others*... others) {
     static_assert((std::is_same_v<T, Others> && ...));
     const int begin = lane_of(row);
     if (((lane_of(others) != begin) || ...)) {
-      return {size, size, 0};
+      return one_by_one(size);
     }
     const int64_t to_alignment = (kLanes<T> - begin) % kLanes<T>;
     const int64_t head = to_alignment < size ? to_alignment : size;

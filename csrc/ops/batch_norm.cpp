@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "tensors.h"
@@ -157,11 +158,18 @@ void for_each_value(const Tensor& vector, bool write, const Body& body) {
     T* const data = running_data<T>(vector, write);
     for (int64_t i = 0; i < vector.size(0); ++i) {
       T* const element = data + i * vector.stride(0);
-      C value;
-      cpu::kernels<T>().widen(element, &value, 1);
-      value = static_cast<C>(body(i, static_cast<double>(value)));
-      if (write) {
-        cpu::kernels<T>().narrow(&value, element, 1);
+      if constexpr (std::is_same_v<T, C>) {
+        const double value = body(i, static_cast<double>(*element));
+        if (write) {
+          *element = static_cast<T>(value);
+        }
+      } else {
+        C value;
+        cpu::kernels<T>().widen(element, &value, 1);
+        value = static_cast<C>(body(i, static_cast<double>(value)));
+        if (write) {
+          cpu::kernels<T>().narrow(&value, element, 1);
+        }
       }
     }
   });

@@ -86,24 +86,26 @@ Tensor allocate_like(const Tensor& like) {
 }
 
 bool suggests_channels_last(const Tensor& tensor) {
-  if (tensor.dim() != 4 && tensor.dim() != 5) {
+  if ((tensor.dim() != 4 && tensor.dim() != 5) || tensor.is_contiguous() || tensor.stride(1) == 0) {
     return false;
   }
-  // Torch's rule, for the cases that sizes of 1 leave open: from the channels outwards strides do
-  // not shrink, and that of N is not the channels' own, as that of an [N, 1, H, W] image would be.
+  // Dense in that order, whatever the strides of sizes of 1; or, with gaps, by torch's rule for
+  // what those leave open: from the channels outwards strides do not shrink, and that of N is not
+  // the channels' own, as that of an [N, 1, H, W] image would be.
+  bool dense = true;
+  bool ordered = true;
+  int64_t expected = 1;
   int64_t least = 0;
-  if (tensor.stride(1) == 0) {
-    return false;
-  }
   for (int64_t i = 0; i < tensor.dim(); ++i) {
     const int64_t dim = i == 0 ? 1 : i == tensor.dim() - 1 ? 0 : tensor.dim() - i;
-    if (tensor.size(dim) == 0 || tensor.stride(dim) < least ||
-        (dim == 0 && least == tensor.stride(1))) {
-      return false;
-    }
-    least = tensor.stride(dim) * std::max<int64_t>(1, tensor.size(dim));
+    const int64_t size = tensor.size(dim);
+    const int64_t stride = tensor.stride(dim);
+    dense = dense && (size == 1 || stride == expected);
+    ordered = ordered && size != 0 && stride >= least && !(dim == 0 && least == tensor.stride(1));
+    expected *= size;
+    least = stride * size;
   }
-  return true;
+  return dense || ordered;
 }
 
 Tensor allocate_dense(const Tensor& like, bool channels_last) {

@@ -22,6 +22,7 @@ SOURCES = Path(__file__).parent / "launchers"
 NUMBERS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
 TYPES = dict(zip(NUMBERS, ("Half", "BFloat16", "float", "double"), strict=True))
 MOST_ROW_DIMENSIONS = 8
+STREAM = 0x5EA  # any handle: launches must be on it
 
 
 class RowShape(ctypes.Structure):
@@ -134,8 +135,10 @@ def row_view(tensor: Tensor, address: int) -> RowView:
 def call(
     launchers: Launchers, device: Device, name: str, *arguments: Any, check: bool = True
 ) -> None:
-    """Calls a launcher of tests/cuda/launchers; RuntimeError with what it throws."""
-    if launchers.call(device, name, *arguments, check=check):
+    """Calls a launcher of tests/cuda/launchers on STREAM; RuntimeError with what it throws."""
+    code = launchers.call(device, name, *arguments, ctypes.c_void_p(STREAM), check=check)
+    assert {launch.stream for launch in launchers.launched} <= {STREAM}
+    if code:
         text = ctypes.create_string_buffer(1000)
         launchers.call(device, "message", text, len(text))
         raise RuntimeError(text.value.decode())
@@ -187,7 +190,7 @@ class CrossEntropy:
         )
 
     def _call(self, launchers: Launchers, name: str, *arguments: Any) -> None:
-        call(launchers, self.device, name, NUMBERS[self.dtype], *arguments, None)
+        call(launchers, self.device, name, NUMBERS[self.dtype], *arguments)
 
     def _rows(self) -> tuple[int, ...]:
         return tuple(self._like.shape[dim] for dim in row_dims(self._like))
@@ -243,3 +246,37 @@ class CrossEntropy:
             Placed(self.device, total).buffer, ctypes.byref(view),
         )  # fmt: skip
         return gradient.tensor()
+
+
+class Matrix(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("rows", ctypes.c_int64),
+        ("columns", ctypes.c_int64),
+        ("row_stride", ctypes.c_int64),
+        ("column_stride", ctypes.c_int64),
+    )
+
+    @classmethod
+    def of(cls, placed: Placed, tensor: Tensor) -> Matrix:
+        return cls(placed.address, *tensor.shape, *tensor.stride())
+
+
+def embedding_backward(
+    launchers: Launchers, device: Device, grad_output: Tensor, indices: Tensor, vocabulary: int,
+    offset: int = 0,
+) -> Tensor:  # fmt: skip
+    """The gradient of a table [vocabulary, features]; sorts the indices as the operator does."""
+    features = grad_output.shape[1]
+    sorted_indices, order = indices.sort(stable=True)
+    like = torch.empty(vocabulary, features, dtype=grad_output.dtype)
+    upstream, result = Placed(device, grad_output, offset), Placed(device, like, empty=True)
+    size = launchers.call(device, "workspace", len(indices), features)
+    compute = np.float64 if grad_output.dtype == torch.float64 else np.float32
+    call(
+        launchers, device, "backward", NUMBERS[grad_output.dtype],
+        ctypes.byref(Matrix.of(upstream, grad_output)), Placed(device, sorted_indices).buffer,
+        Placed(device, order).buffer, ctypes.byref(Matrix.of(result, like)),
+        device.empty(size, compute),
+    )  # fmt: skip
+    return result.tensor()

@@ -137,7 +137,7 @@ class BatchNorm:
         )
         workspace = self.device.empty(size, np.float64)
         number = NUMBERS[self.dtype]
-        call(self._launchers, self.device, name, number, *arguments, workspace, None)
+        call(self._launchers, self.device, name, number, *arguments, workspace)
 
     def forward(
         self, running_mean: Tensor | None = None, running_var: Tensor | None = None

@@ -1,10 +1,14 @@
 """The launchers of batch norm, executed by the bench, against float64."""
 
+import ctypes
+import dataclasses
+
 import pytest
 import torch
-from batch_norm_table import CASES, check
+from batch_norm_table import CASES, TANH, Case, check
 from cuda_bench import Device
-from launched import launchers
+from launched import NUMBERS, call, launchers
+from launched_batch_norm import Arguments, ChannelShape, ChannelView, RunningStatistics
 from support_cuda import needs_nvcc
 
 pytestmark = needs_nvcc
@@ -22,3 +26,62 @@ def test_agrees_with_the_truth(case, compiled):
 
 def test_the_table_is_large_enough():
     assert len(CASES) >= 120
+
+
+ORDERS = {
+    "reversed": {"order": "reversed"},
+    "shuffled": {"order": "shuffled", "shuffle_seed": 3},
+    "one after another": {"concurrent_blocks": 1},
+}
+OF_SEVERAL_BLOCKS = [
+    Case("order", shape, dtype, running=torch.float32, options={"activation": TANH})
+    for shape, dtype in (
+        ((150, 40, 1), torch.float32),
+        ((70, 2, 49), torch.bfloat16),
+        ((1, 2, 8300), torch.float16),
+        ((5, 3, 121), torch.float64),
+    )
+]
+
+
+@pytest.mark.parametrize("case", OF_SEVERAL_BLOCKS, ids=lambda case: case.id)
+def test_same_bits_in_every_order_of_the_blocks(case, compiled):
+    first = check(case, compiled, Device())
+    for order in ORDERS.values():
+        assert check(case, compiled, Device(**order)) == first
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("shape", [(37, 24, 1), (3, 5, 80)])
+def test_does_not_lean_on_exact_hardware_functions(shape, seed, compiled):
+    case = Case("approximate", shape, torch.float32, options={"activation": TANH})
+    check(case, compiled, Device(approximation_seed=seed))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_running_statistics_may_have_strides(training, compiled):
+    options = {"training": training}
+    case = Case("strides", (9, 5, 1), torch.float32, running=torch.float32, options=options)
+    spread = dataclasses.replace(case, running_step=3)
+    assert check(spread, compiled, Device()) == check(case, compiled, Device())
+
+
+def failing(compiled, shape):
+    """Forward of an input of this shape that is not there."""
+    _, channels, inner = shape
+    view = ChannelView(256, channels * inner, inner, 1)
+    arguments = Arguments(shape=ChannelShape(*shape), input=view, training=True, eps=1e-5)
+    running, nowhere = ctypes.byref(RunningStatistics()), ctypes.byref(ChannelView())
+    pointers = (ctypes.byref(arguments), running, None, nowhere, None)
+    call(compiled, Device(), "forward", NUMBERS[torch.float32], *pointers, check=False)
+
+
+@pytest.mark.parametrize(("inner", "kernel"), [(1, "columns"), (100, "planes")])
+def test_a_failed_launch_is_an_error_that_names_the_kernel(inner, kernel, compiled):
+    with pytest.raises(RuntimeError, match=f"^CUDA kernel batch_norm_sum_{kernel}: an error"):
+        failing(compiled, (3, 5, inner))
+
+
+def test_too_many_channels_for_a_grid_are_an_error_that_names_the_kernel(compiled):
+    with pytest.raises(RuntimeError, match=r"^batch_norm_sum_planes would need 4294967296 blocks"):
+        failing(compiled, (1, 2**32, 100))

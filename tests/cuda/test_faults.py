@@ -207,3 +207,8 @@ def test_without_the_search_for_races_they_pass():
     result = bench.empty()
     bench.run("shared_reversed", result, False)
     assert result.numpy()[0] == 63
+
+
+def test_null_pointer_where_there_is_no_array():
+    with pytest.raises(Fault, match="no arrays at all"):
+        Device().launch(kernels("softmax.cu"), "log_sum_exp", 1, 128, [0, 0, 1])

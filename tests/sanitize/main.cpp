@@ -1,5 +1,6 @@
-// Takes steps of the fused MLP on arrays that are exactly as large as they must be, so that a
-// sanitizer sees every access beyond them. Exits with 1 if a loss is not a number.
+// Takes steps of the fused MLP, and runs batch norm, on arrays that are exactly as large as they
+// must be, so that a sanitizer sees every access beyond them. Exits with 1 if a loss is not a
+// number.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -7,6 +8,7 @@
 #include <memory>
 #include <new>
 #include <random>
+#include <type_traits>
 #include <vector>
 
 #include "kernels.h"
@@ -74,6 +76,47 @@ bool take_steps(const MLPSizes& sizes, int64_t batch_size, bool momentum) {
   return finite;
 }
 
+// Forward and backward, with channels side by side or in planes. Elements of one repeated value but
+// the first, so that narrow types need no conversion.
+template <typename T>
+void batch_norm(const ChannelShape& shape, Activation activation, bool training, T value, T first) {
+  const Kernels<T>& kernels = cpu::kernels<T>();
+  const auto elements = static_cast<std::size_t>(shape.elements());
+  std::vector<T> x(elements, value), y(elements), dx(elements);
+  x[0] = first;
+  const auto view = [&](auto& array) {
+    using Element = std::remove_reference_t<decltype(array[0])>;
+    return ChannelView<Element>{array.data(), shape.channels * shape.inner, shape.inner, 1};
+  };
+  const auto read = [&](const std::vector<T>& array) { return view(array); };
+  std::vector<Compute<T>> weight(shape.channels, 1), grad_weight(shape.channels),
+      grad_bias(shape.channels);
+  std::vector<double> statistics(3 * shape.channels, 1.0);
+  const BatchNormArguments<T> arguments{shape,    read(x), weight.data(), nullptr,
+                                        training, 0,       1e-5,          activation};
+  kernels.batch_norm_forward(arguments, statistics.data(), view(y));
+  const BatchNormGradients<T> gradients{
+      read(x), activation == Activation::none ? ChannelView<const T>{} : read(y), view(dx),
+      grad_weight.data(), grad_bias.data()};
+  kernels.batch_norm_backward(arguments, statistics.data(), gradients);
+}
+
+void batch_norms() {
+  const ChannelShape shapes[] = {{2, 1, 1},     {33, 200, 1}, {3000, 45, 1},
+                                 {1, 3, 70},    {4, 50, 9},   {3, 5, 400},
+                                 {2, 3, 70000}, {1100, 5, 3}, {2, 40000, 1}};
+  for (const ChannelShape& shape : shapes) {
+    for (const auto activation : {Activation::none, Activation::tanh, Activation::relu}) {
+      for (const bool training : {true, false}) {
+        batch_norm<float>(shape, activation, training, 0.5f, 3e38f);
+        batch_norm<double>(shape, activation, training, 0.5, 2.0);
+        batch_norm<BFloat16>(shape, activation, training, {0x3f00}, {0x4000});
+        batch_norm<Half>(shape, activation, training, {0x3800}, {0x4000});
+      }
+    }
+  }
+}
+
 }  // namespace
 
 }  // namespace makemore_ext::cpu
@@ -94,5 +137,6 @@ int main() {
       }
     }
   }
+  batch_norms();
   std::printf("%s: no error\n", capability());
 }

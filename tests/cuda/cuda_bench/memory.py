@@ -131,6 +131,9 @@ class GlobalMemory:
 
     def locate(self, address: Array, size: int, lane: Array) -> list[tuple[Buffer, Array | None]]:
         """The allocations that accesses of `size` bytes fall in, with the accesses of each."""
+        if not self._buffers:
+            where = f"{size} bytes at {int(address[0]):#x}, where there are no arrays at all"
+            raise Fault("out of bounds", where, lane=lane[0])
         lowest, highest = int(address.min()), int(address.max())
         index = int(np.searchsorted(self._starts, lowest, side="right")) - 1
         if index >= 0:

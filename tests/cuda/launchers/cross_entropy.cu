@@ -4,8 +4,8 @@
 using namespace makemore_ext;
 using cuda::Stream;
 
-extern "C" int64_t workspace(const RowShape* shape) {
-  return cuda::cross_entropy_workspace(*shape);
+extern "C" int workspace(const RowShape* shape) {
+  return static_cast<int>(cuda::cross_entropy_workspace(*shape));
 }
 
 extern "C" int forward(int dtype, const void* arguments, void* loss, double* statistics,
@@ -34,6 +34,18 @@ extern "C" int backward(int dtype, const void* arguments, const void* grad_outpu
         {static_cast<const Compute<T>*>(grad_output), grad_output_stride},       \
         {static_cast<const Compute<T>*>(grad_lse), 1}, statistics, total_weight, \
         *static_cast<const RowView<T>*>(gradient), stream);                      \
+  }
+    MAKEMORE_EXT_CUDA_DTYPES(CALL)
+#undef CALL
+  });
+}
+
+extern "C" int scale(int dtype, void* gradient, int64_t count, const void* factor, Stream stream) {
+  return guarded([&] {
+#define CALL(T)                                                                   \
+  if (dtype == kNumber<T>) {                                                      \
+    cuda::cross_entropy_scale<T>(static_cast<T*>(gradient), count,                \
+                                 static_cast<const Compute<T>*>(factor), stream); \
   }
     MAKEMORE_EXT_CUDA_DTYPES(CALL)
 #undef CALL

@@ -1,0 +1,126 @@
+"""The launchers of cross entropy, executed by the bench, against the CPU's kernels and float64."""
+
+import ctypes
+import dataclasses
+
+import pytest
+import torch
+from cross_entropy_table import CASES, MEAN, Case, check, check_outside, close, operators
+from cuda_bench import Device
+from launched import (
+    NUMBERS,
+    Arguments,
+    CrossEntropy,
+    Placed,
+    RowShape,
+    RowView,
+    call,
+    launchers,
+)
+from support_cuda import needs_nvcc
+
+pytestmark = needs_nvcc
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    return launchers("cross_entropy")
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_agrees_with_the_cpu_and_the_truth(case, compiled):
+    check(case, compiled, Device())
+
+
+def test_the_table_is_large_enough():
+    assert len(CASES) >= 100
+
+
+ORDERS = {
+    "reversed": {"order": "reversed"},
+    "shuffled": {"order": "shuffled", "shuffle_seed": 3},
+    "one after another": {"concurrent_blocks": 1},
+}
+OF_SEVERAL_BLOCKS = [
+    case
+    for case in CASES
+    if (case.name == "everything" and case.dtype in (torch.bfloat16, torch.float32))
+    or case.name == "many rows"
+]
+
+
+@pytest.mark.parametrize("case", OF_SEVERAL_BLOCKS, ids=lambda case: case.id)
+def test_same_bits_in_every_order_of_the_blocks(case, compiled):
+    first = check(case, compiled, Device())
+    for order in ORDERS.values():
+        assert check(case, compiled, Device(**order)) == first
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("shape", [(5, 33), (2, 1100), (3, 21, 5)])
+def test_does_not_lean_on_exact_hardware_functions(shape, seed, compiled):
+    case = Case("approximate", shape, torch.float32, options={"label_smoothing": 0.1})
+    check(case, compiled, Device(approximation_seed=seed))
+
+
+@pytest.mark.parametrize("target", [-1, 33, 2**40, -(2**63)])
+@pytest.mark.parametrize("shape", [(5, 33), (5, 33, 3)])
+@pytest.mark.parametrize("weight", [False, True])
+def test_a_target_out_of_range_makes_its_row_nan_and_reads_nothing(shape, weight, target, compiled):
+    check_outside(Case("outside", shape, torch.float32, weight=weight), target, compiled, Device())
+
+
+def test_a_target_out_of_range_makes_the_mean_nan_and_no_other_gradient(compiled):
+    case = Case("outside", (5, 33), torch.float32)
+    logits, index, _ = case.tensors()
+    index[2] = 33
+    made = CrossEntropy(Device(), logits, index)
+    loss, _, total, gradient = made.forward(compiled, with_gradient=True)
+    assert loss.isnan()
+    assert total == 4
+    assert gradient[2].isnan().all()
+    assert gradient[[0, 1, 3, 4]].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", NUMBERS)
+@pytest.mark.parametrize("factor", [1.0, -0.75])
+@pytest.mark.parametrize("count", [1, 8, 1003, 300_001])
+def test_scale(count, factor, dtype, compiled):
+    if count > 2000 and dtype != torch.bfloat16:
+        pytest.skip("more elements than a grid has threads: one dtype")
+    gradient = torch.randn(count, generator=torch.Generator().manual_seed(0)).to(dtype)
+    by = torch.tensor(factor, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    device = Device()
+    placed = Placed(device, gradient)
+    arguments = (placed.buffer, count, Placed(device, by).buffer)
+    call(compiled, device, "scale", NUMBERS[dtype], *arguments)
+    operators.cross_entropy_scale_(gradient, by)
+    assert placed.tensor().equal(gradient)
+
+
+def test_statistics_may_be_left_out(compiled):
+    case = dataclasses.replace(CASES[0], options={"reduction": MEAN})
+    made = case.on(Device())
+    loss = made.forward(compiled, with_gradient=True, keep_statistics=False)[0]
+    logits, target, weight = case.tensors()
+    expected = operators.cross_entropy_forward(logits, target, weight, *case.operator_options())[0]
+    close(loss, expected, case.compute)
+
+
+def failing(compiled, rows):
+    """Forward of so many rows of logits that are not there."""
+    shape = RowShape(rows, 1, 1, (rows,))
+    arguments = Arguments(shape=shape, has_probabilities=True, reduction=MEAN)
+    nowhere = ctypes.byref(RowView())
+    pointers = (ctypes.byref(arguments), None, None, None, nowhere, None)
+    call(compiled, Device(), "forward", NUMBERS[torch.float32], *pointers, check=False)
+
+
+def test_a_failed_launch_is_an_error_that_names_the_kernel(compiled):
+    with pytest.raises(RuntimeError, match=r"^CUDA kernel cross_entropy_weights: an error"):
+        failing(compiled, 5)
+
+
+def test_too_many_rows_for_a_grid_are_an_error_that_names_the_kernel(compiled):
+    with pytest.raises(RuntimeError, match=r"^cross_entropy_weights would need 4294967296 blocks"):
+        failing(compiled, 2**44)
