@@ -1,12 +1,14 @@
 """Broken kernels and launchers of csrc/cuda, each of which the tests' tables must notice."""
 
+from functools import partial
+
 import cross_entropy_table
 import embedding_table
 import pytest
 import torch
 from cuda_bench import Device, mutations
 from cuda_bench.mutations import Mutation
-from launched import CSRC, launchers
+from launched import CSRC, compile_launchers, launchers
 from support_cuda import needs_nvcc
 
 pytestmark = needs_nvcc
@@ -140,19 +142,20 @@ def check_embedding(sources):
     embedding_table.check(outside, broken, Device())
 
 
-@pytest.fixture(scope="module")
-def compiled():
+def compile_broken(name, mutation):
+    compile_launchers(name, SINGLE, mutations.apply(mutation, CSRC))
+
+
+def compile_ahead():
     for name, table in (("cross_entropy", CROSS_ENTROPY), ("embedding", EMBEDDING)):
-        mutations.prepare(
-            table, CSRC, lambda sources, _, name=name: launchers(name, SINGLE, sources)
-        )
+        yield from (partial(compile_broken, name, mutation) for mutation in table)
 
 
 @pytest.mark.parametrize("mutation", CROSS_ENTROPY, ids=lambda mutation: mutation.name)
-def test_caught_by_the_table_of_cross_entropy(mutation, compiled):
+def test_caught_by_the_table_of_cross_entropy(mutation, compiled_ahead):
     assert mutations.caught(mutation, CSRC, check_cross_entropy)
 
 
 @pytest.mark.parametrize("mutation", EMBEDDING, ids=lambda mutation: mutation.name)
-def test_caught_by_the_table_of_the_embedding(mutation, compiled):
+def test_caught_by_the_table_of_the_embedding(mutation, compiled_ahead):
     assert mutations.caught(mutation, CSRC, check_embedding)
