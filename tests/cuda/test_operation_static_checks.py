@@ -1,5 +1,7 @@
 """The kernels of csrc/cuda compile cleanly everywhere, within a budget, with 16-byte accesses."""
 
+from functools import partial
+
 import pytest
 from cuda_bench import static_checks, toolkit
 from launched import CSRC
@@ -35,13 +37,18 @@ WIDE_LOADS = (*WIDE, "22batch_norm_sum_columns", "21batch_norm_sum_planes")
 FILES = sorted((CSRC / "cuda").glob("*.cu"))
 
 
-@pytest.fixture(scope="module")
-def built():
-    """[file][architecture], all of them compiled first, two at a time."""
-    return {
-        path.stem: {one.architecture: one for one in static_checks.build_all(path)}
+def compile_ahead():
+    return [
+        partial(static_checks.build, path, architecture)
         for path in FILES
-    }
+        for architecture in toolkit.ARCHITECTURES
+    ]
+
+
+@pytest.fixture(scope="module")
+def built(compiled_ahead):
+    """By the file's name and the architecture."""
+    return {(one.cubin.name.split("-")[0], one.architecture): one for one in compiled_ahead}
 
 
 def budget_of(mangled):
@@ -52,7 +59,7 @@ def budget_of(mangled):
 @pytest.mark.parametrize("architecture", toolkit.ARCHITECTURES)
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
 def test_budget(file, architecture, built):
-    resources = built[file.stem][architecture].resources
+    resources = built[file.stem, architecture].resources
     assert resources
     for mangled, used in resources.items():
         assert (used.stack, used.spill_stores, used.spill_loads) == (0, 0, 0), mangled
@@ -65,8 +72,8 @@ def test_budget(file, architecture, built):
 @pytest.mark.parametrize("architecture", toolkit.ARCHITECTURES)
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
 def test_wide_accesses_and_no_local_memory(file, architecture, built):
-    kernels = static_checks.disassemble(built[file.stem][architecture].cubin)
-    assert len(kernels) == len(built[file.stem][architecture].resources)
+    kernels = static_checks.disassemble(built[file.stem, architecture].cubin)
+    assert len(kernels) == len(built[file.stem, architecture].resources)
     for mangled, instructions in kernels.items():
         found = static_checks.accesses(instructions)
         assert not any(kind.startswith(("LDL", "STL")) for kind in found), mangled

@@ -38,6 +38,27 @@ def test_registered(name, key):
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"makemore_ext::{name}", key)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_scale_passes_opcheck(dtype):
+    factor = torch.tensor(0.5, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    operator = torch.ops.makemore_ext.cross_entropy_scale_.default
+    torch.library.opcheck(operator, (torch.rand(4, 3).to(dtype), factor))
+
+
+@pytest.mark.parametrize(
+    ("gradient", "factor", "message"),
+    [
+        (torch.ones(3, dtype=torch.int64), torch.ones(()), "gradient must be float16"),
+        (torch.ones(3), torch.ones(()).double(), "factor has the wrong dtype"),
+        (torch.ones(3), torch.ones(3), "factor must have 0 dimensions"),
+        (torch.ones(6)[::2], torch.ones(()), "gradient must be dense"),
+    ],
+)
+def test_scale_refuses(gradient, factor, message):
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.makemore_ext.cross_entropy_scale_(gradient, factor)
+
+
 @needs_cuda_build
 def test_architectures():
     assert all(float(name.removesuffix("+PTX")) >= 7.5 for name in architectures)
