@@ -14,8 +14,9 @@
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 
-// Rows of a strip that are worked on before the next strip of the same rows.
-inline constexpr int64_t kChunkRows = 32;
+// Rows of a strip that are worked on before the next strip of the same rows: few, as rows a power
+// of two apart share the places of a cache.
+inline constexpr int64_t kChunkRows = 16;
 
 // Columns in blocks, rows in pieces. Few rows make one piece, so that a block of columns stays in
 // the cache; many rows are cut in pieces of whole rows where they are not too wide.

@@ -20,6 +20,10 @@ namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 inline constexpr int kWideStrip = MAKEMORE_EXT_VECTOR_BYTES == 64 ? 4 : 2;
 inline constexpr int64_t kRunRows = 4;
 
+// How far ahead of the sums memory is asked for: several rows at once are no stream that a
+// processor sees by itself.
+inline constexpr int64_t kPrefetchRows = 16;
+
 // Elements of the widest strip: arrays over columns have room for a multiple of it.
 template <typename T>
 inline constexpr int64_t kStripElements = kWideStrip * kLanes<T>;
@@ -115,6 +119,7 @@ inline void add_moments(StripRows<const T> x, int64_t rows, int64_t count, const
   using C = Compute<T>;
   const Vec<C> c = load(centre);
   add_rows<T>(rows, sum, squares, [&](int64_t row) {
+    __builtin_prefetch(x.at(row + kPrefetchRows, 0));
     Vec<C> difference = load_lanes<Strip::partial>(x.at(row, 0), count, C(0)) - c;
     if constexpr (Strip::partial) {
       difference = lane_numbers<C>() < Bits<C>(count) ? difference : Vec<C>{};
@@ -194,6 +199,8 @@ inline void add_gradient_moments(GradientRows<T> gradient, StripRows<const T> x,
   using C = Compute<T>;
   const Vec<C> c = load(centre);
   add_rows<T>(rows, sum, products, [&](int64_t row) {
+    __builtin_prefetch(x.at(row + kPrefetchRows, 0));
+    __builtin_prefetch(gradient.grad.at(row + kPrefetchRows, 0));
     const Vec<C> dz = gradient.template before_activation<Strip, activation>(row, 0, count);
     const Vec<C> input = load_lanes<Strip::partial>(x.at(row, 0), count, C(0));
     return TwoTerms<C>{dz, dz * (input - c)};

@@ -11,8 +11,8 @@
 
 namespace makemore_ext::cpu {
 
-// Below, memory tends to be reused by malloc rather than fresh from the system.
-inline constexpr std::size_t kHugePageThreshold = std::size_t{4} << 20;
+// Below, no huge page fits.
+inline constexpr std::size_t kHugePageThreshold = std::size_t{2} << 20;
 
 // Advice alone: a system that does not take it, or not now, loses nothing.
 inline void advise_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] std::size_t bytes) {
