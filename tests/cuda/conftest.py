@@ -1,15 +1,16 @@
-"""nvcc works ahead, on the core that the tests leave idle.
+"""nvcc works ahead, on the cores that the tests leave idle.
 
 A module whose tests need much compiled has a function compile_ahead() that gives the calls which do
 it, and its tests use the fixture compiled_ahead, which waits for them.
 """
 
+import os
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 from cuda_bench import toolkit
 
-pool = ThreadPoolExecutor(1)
+pool = ThreadPoolExecutor(os.cpu_count())
 started: dict[str, list[Future]] = {}
 
 
