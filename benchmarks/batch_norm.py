@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import makemore_ext as mx
+from makemore_ext.bench import interleaved
 
 MATRICES = ((32, 64), (32, 200), (256, 200), (4096, 200), (4096, 1024), (65536, 200))
 SHAPES = (*MATRICES, (64, 128, 512), (32, 64, 56, 56), (32, 256, 14, 14))
@@ -47,8 +48,10 @@ def contenders(input: Tensor) -> dict[str, Any]:
 
     compiled = measure.compiled(F.batch_norm)
     compiled_tanh = torch.compile(torch_tanh, dynamic=False)
+    hollow = measure.hollow(scratch, scratch, weight.detach(), bias.detach())
     return {
         "copy": lambda: scratch.copy_(input.detach()),
+        "hollow": lambda: torch.autograd.grad(hollow(*leaves), leaves, grad_output),
         "eager": lambda: step(F.batch_norm),
         "compile": lambda: step(compiled),
         "ours": lambda: step(mx.batch_norm),
@@ -70,7 +73,7 @@ def bench(
         "memory_format": str(memory_format).removeprefix("torch.").removesuffix("_format"),
         "dtype": dtype,
         "input_bytes": input.numel() * input.element_size(),
-        "seconds": measure.interleaved(contenders(input), rounds, device),
+        "seconds": interleaved(contenders(input), rounds, device),
     }
 
 
@@ -84,6 +87,7 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
         "memory": result["memory_format"].replace("_", " "),
         "dtype": result["dtype"],
         "copy µs": seconds["copy"] * 1e6,
+        "hollow µs": seconds["hollow"] * 1e6,
         "eager µs": seconds["eager"] * 1e6,
         "compile µs": seconds["compile"] * 1e6,
         "ours µs": seconds["ours"] * 1e6,

@@ -5,7 +5,8 @@
 Each contender takes logits that an operation computed and gives their gradient. The byte model is
 the least that must move: the logits read once and the gradient written once, 2 N C elements, which
 is what the warm copy moves. In place the gradient cannot be formed before backward, so that the
-logits are read twice: 3 N C elements. On a CUDA device Liger and quack take part where they are
+logits are read twice: 3 N C elements. "hollow" is an autograd Function without a kernel, the floor
+of tiny sizes. On a CUDA device Liger and quack take part where they are
 installed, on logits [N, C].
 """
 
@@ -20,11 +21,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import makemore_ext as mx
+from makemore_ext.bench import interleaved
 
 SHAPES = (
     *((32, 27), (1024, 27), (256, 1000), (4096, 1000)),
     *((512, 32000), (1024, 50257), (64, 128256), (8, 21, 128, 128)),
 )
+SEEN_MEMORY = 2**26  # bytes; less may be there already, kept by malloc
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -66,8 +69,10 @@ def contenders(logits: Tensor, target: Tensor) -> dict[str, Any]:
     def step(function: Any, values: Tensor, **options: Any) -> None:
         function(Logits.apply(anchor, values), target, **options).backward()
 
+    hollow = measure.hollow(torch.zeros_like(anchor, requires_grad=False), scratch)
     return {
         "copy": lambda: scratch.copy_(logits),
+        "hollow": lambda: hollow(Logits.apply(anchor, logits)).backward(),
         "eager": lambda: step(F.cross_entropy, logits),
         "compile": lambda: step(compiled, logits),
         "fresh": lambda: step(mx.cross_entropy, logits),
@@ -82,7 +87,7 @@ def bench(shape: tuple[int, ...], name: str, rounds: int, device: str) -> dict[s
     logits = torch.randn(shape, generator=generator).to(device, DTYPES[name])
     target = torch.randint(0, shape[1], (shape[0], *shape[2:]), generator=generator).to(device)
     functions = contenders(logits, target)
-    seconds = measure.interleaved(functions, rounds, device)
+    seconds = interleaved(functions, rounds, device)
     memory = {
         key: measure.peak_memory(functions[key], device) for key in ("eager", "fresh", "in place")
     }
@@ -102,12 +107,13 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
 
     def in_logits(key: str) -> str:
         peak = result["peak_bytes"][key]
-        return "-" if peak is None or size < 2**22 else f"{peak / size:.1f}"
+        return "-" if peak is None or size < SEEN_MEMORY else f"{peak / size:.1f}"
 
     return {
         "logits": "x".join(map(str, result["shape"])),
         "dtype": result["dtype"],
         "copy ms": seconds["copy"] * 1e3,
+        "hollow ms": seconds["hollow"] * 1e3,
         "eager ms": seconds["eager"] * 1e3,
         "compile ms": seconds["compile"] * 1e3,
         "fresh ms": seconds["fresh"] * 1e3,
@@ -119,8 +125,8 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
         "fresh GB/s": 2 * size / seconds["fresh"] / 1e9,
         "in place GB/s": 3 * size / seconds["in place"] / 1e9,
         "memory eager": in_logits("eager"),
-        "fresh": in_logits("fresh"),
-        "in place": in_logits("in place"),
+        "memory fresh": in_logits("fresh"),
+        "memory in place": in_logits("in place"),
     }
 
 

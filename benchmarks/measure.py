@@ -1,12 +1,6 @@
-"""How the benchmarks measure: medians of interleaved rounds in one process, and peak memory.
-
-On a CUDA device a turn is timed by events on its stream, each call on its own, after the
-second-level cache was overwritten: what a kernel reads comes from memory, as it would in training.
-"""
+"""What the benchmarks share beside makemore_ext.bench: peak memory, contenders, result files."""
 
 import json
-import statistics
-import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -15,55 +9,11 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from makemore_ext.cli.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
-SHORTEST_TURN = 0.005  # seconds: a turn repeats what is over sooner
-MOST_CUDA_REPEATS = 50  # each of which overwrites the cache
-CACHE_BYTES = 256 << 20  # more than any device's second-level cache
-
-
-def interleaved(
-    functions: dict[str, Callable[[], Any]], rounds: int, device: str = "cpu"
-) -> dict[str, float]:
-    """The median over the rounds of the seconds a call takes; in each round all take turns.
-
-    A machine that is slower for a while slows all of them: their ratios stand.
-    """
-    turn = _cuda_turn if device == "cuda" else _turn
-    repeats = {}
-    for name, function in functions.items():
-        function()
-        repeats[name] = max(1, round(SHORTEST_TURN / turn(function, 1)))
-        if device == "cuda":
-            repeats[name] = min(repeats[name], MOST_CUDA_REPEATS)
-    turns: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(rounds):
-        for name, function in functions.items():
-            turns[name].append(turn(function, repeats[name]))
-    return {name: statistics.median(seconds) for name, seconds in turns.items()}
-
-
-def _turn(function: Callable[[], Any], repeats: int) -> float:
-    start = time.perf_counter()
-    for _ in range(repeats):
-        function()
-    return (time.perf_counter() - start) / repeats
-
-
-def _cuda_turn(function: Callable[[], Any], repeats: int) -> float:
-    cache = torch.empty(CACHE_BYTES, dtype=torch.uint8, device="cuda")
-    events = []
-    for _ in range(repeats):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        cache.zero_()
-        start.record()
-        function()
-        end.record()
-        events.append((start, end))
-    torch.cuda.synchronize()
-    return statistics.median(start.elapsed_time(end) for start, end in events) / 1e3
 
 
 def peak_memory(function: Callable[[], Any], device: str = "cpu") -> int | None:
@@ -86,6 +36,21 @@ def peak_memory(function: Callable[[], Any], device: str = "cpu") -> int | None:
         return (kibibytes("VmHWM") - before) * 1024
     except OSError:
         return None
+
+
+def hollow(output: Tensor, *gradients: Tensor) -> Callable[..., Tensor]:
+    """An autograd Function without a kernel: what Python and autograd take of any of ours."""
+
+    class Hollow(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+            return output.view_as(output)
+
+        @staticmethod
+        def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, ...]:
+            return gradients
+
+    return Hollow.apply
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,6 +2,7 @@
 
 import click
 
+from .bench import bench_command
 from .check import check
 from .compare import compare
 from .info import info
@@ -25,5 +26,5 @@ def cli(context: click.Context, /) -> None:
         click.echo(context.get_help())
 
 
-for command in (check, train, sample, compare, info):
+for command in (check, train, sample, compare, bench_command, info):
     cli.add_command(command)

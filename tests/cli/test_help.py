@@ -5,7 +5,7 @@ import pytest
 
 from makemore_ext.__main__ import main
 
-COMMANDS = ["check", "compare", "info", "sample", "train"]
+COMMANDS = ["bench", "check", "compare", "info", "sample", "train"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
