@@ -4,7 +4,7 @@
 // channel.
 //
 // Every parameter is an array with one value for each lane of the strip. Sums are kept in double;
-// up to four terms are added in the type of the elements before they are widened.
+// two terms are added in the type of the elements before they are widened.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,6 @@ namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 
 // As many vectors as there are registers for, with four parameters for each.
 inline constexpr int kWideStrip = MAKEMORE_EXT_VECTOR_BYTES == 64 ? 4 : 2;
-inline constexpr int64_t kRunRows = 4;
 
 // How far ahead of the sums memory is asked for: several rows at once are no stream that a
 // processor sees by itself.
@@ -97,15 +96,11 @@ inline void add_rows(int64_t rows, double* first, double* second, const Terms& t
     second_sum = second_sum + Wide<C>::from(sum.second);
   };
   int64_t row = 0;
-  for (; row + kRunRows <= rows; row += kRunRows) {
-    add((terms(row) + terms(row + 1)) + (terms(row + 2) + terms(row + 3)));
+  for (; row + 2 <= rows; row += 2) {
+    add(terms(row) + terms(row + 1));
   }
   if (row < rows) {
-    TwoTerms<C> sum = terms(row);
-    for (int64_t i = row + 1; i < rows; ++i) {
-      sum = sum + terms(i);
-    }
-    add(sum);
+    add(terms(row));
   }
   first_sum.store(first);
   second_sum.store(second);
