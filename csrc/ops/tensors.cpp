@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "../cpu/huge_pages.h"
 #include "../cpu/parallel.h"
-#include "fresh_memory.h"
 
 namespace makemore_ext {
 
@@ -41,8 +41,8 @@ Tensor allocate(const Tensor& like, Sizes size, Sizes strides, ScalarType dtype)
       like.get_device_index(), &handle));
   Tensor result(handle);
   if (like.is_cpu()) {
-    prepare_fresh_memory(result.mutable_data_ptr(),
-                         static_cast<std::size_t>(result.numel()) * result.element_size());
+    cpu::advise_huge_pages(result.mutable_data_ptr(),
+                           static_cast<std::size_t>(result.numel()) * result.element_size());
   }
   return result;
 }
