@@ -70,7 +70,9 @@ benchmark: build
 	@echo "==> measuring (several minutes; leave the machine alone meanwhile)"
 	$(BIN)/makemore-ext compare --json benchmarks/results/compare.json --plot benchmarks/results/compare.png
 	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/cross_entropy.py
 	$(BIN)/python benchmarks/batch_norm.py
+	$(BIN)/python benchmarks/cuda_model.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info makemore_ext/*.so .mypy_cache .pytest_cache .ruff_cache

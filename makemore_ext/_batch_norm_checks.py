@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from makemore_ext._validation import FLOATING, check_device
+from makemore_ext._validation import FLOATING, check_device, describe
 
 ACTIVATIONS = {None: 0, "tanh": 1, "relu": 2}
 
@@ -25,8 +25,8 @@ def check(
         F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
         raise NotImplementedError(
             "input, weight, bias and running statistics must be dense tensors on one device, "
-            f"input of 2 dimensions or more, got {_describe(input)}, {_describe(weight)}, "
-            f"{_describe(bias)}, {_describe(running_mean)} and {_describe(running_var)}"
+            f"input of 2 dimensions or more, got {describe(input)}, {describe(weight)}, "
+            f"{describe(bias)}, {describe(running_mean)} and {describe(running_var)}"
         )
     check_device("input", input.device)
     check_keywords(correction, activation)
@@ -38,12 +38,6 @@ def check_keywords(correction: int, activation: str | None) -> None:
         raise ValueError(f"correction must be 0 or 1, got {correction!r}")
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be None, 'tanh' or 'relu', got {activation!r}")
-
-
-def _describe(tensor: Tensor | None) -> str:
-    if not isinstance(tensor, Tensor):
-        return repr(tensor)
-    return f"{tensor.dtype} {list(tensor.shape)} ({tensor.layout}, {tensor.device})"
 
 
 def _is_valid(

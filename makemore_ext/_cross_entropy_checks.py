@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from makemore_ext._cross_entropy_transforms import class_dim
-from makemore_ext._validation import FLOATING, check_device, overlaps_itself
+from makemore_ext._validation import FLOATING, check_device, describe, overlaps_itself
 
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}  # torch's numbering
 
@@ -30,18 +30,12 @@ def check(
         )
         raise NotImplementedError(
             "input, target and weight must be dense tensors on one device and label_smoothing in "
-            f"[0, 1], got {_describe(input)}, {_describe(target)}, {_describe(weight)} and "
+            f"[0, 1], got {describe(input)}, {describe(target)}, {describe(weight)} and "
             f"{label_smoothing}"
         )
     check_device("input", input.device)
     if not isinstance(lse_square_scale, (int, float)):
         raise TypeError(f"lse_square_scale must be a number, got {lse_square_scale!r}")
-
-
-def _describe(tensor: Tensor | None) -> str:
-    if tensor is None:
-        return "None"
-    return f"{tensor.dtype} {list(tensor.shape)} ({tensor.layout}, {tensor.device})"
 
 
 def _is_valid(

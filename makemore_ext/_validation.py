@@ -63,6 +63,13 @@ def check_indices(name: str, indices: Tensor, size: int, ignore_index: int | Non
         raise IndexError(f"{name}: row {row} has index {value}, outside [0, {size})")
 
 
+def describe(tensor: object) -> str:
+    """What an error says of an argument that may be a tensor."""
+    if not isinstance(tensor, Tensor):
+        return repr(tensor)
+    return f"{tensor.dtype} {list(tensor.shape)} ({tensor.layout}, {tensor.device})"
+
+
 def overlaps_itself(tensor: Tensor) -> bool:
     """Whether some elements may share memory, as those of an expanded tensor do."""
     dims = sorted(

@@ -29,6 +29,31 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def permuted(tensor: Tensor) -> Tensor:
+    """The last dimension is the slowest in memory but for the first, which is the fastest."""
+    order = [*range(tensor.dim() - 1, 0, -1), 0]
+    inverse = sorted(range(tensor.dim()), key=order.__getitem__)
+    return tensor.permute(order).contiguous().permute(inverse)
+
+
+def padded(tensor: Tensor) -> Tensor:
+    """Every dimension is part of a longer one."""
+    wide = torch.full([size + 2 for size in tensor.shape], torch.nan, dtype=tensor.dtype)
+    inside = wide[tuple(slice(1, size + 1) for size in tensor.shape)]
+    return inside.copy_(tensor)
+
+
+# The same for more dimensions; some repeat a value.
+ND_LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    **{name: LAYOUTS[name] for name in ("contiguous", "offset", "every other")},
+    "channels last": lambda tensor: tensor.movedim(1, -1).contiguous().movedim(-1, 1),
+    "permuted": permuted,
+    "padded": padded,
+    "first dimension last": lambda tensor: tensor.movedim(0, -1).contiguous().movedim(-1, 0),
+    "expanded pixels": lambda tensor: tensor[..., :1].expand_as(tensor),
+}
+
+
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """Runs the body with `count` threads of torch's pool."""

@@ -3,6 +3,7 @@
 from math import prod
 
 import pytest
+import support
 import torch
 from batch_norm_cases import DTYPES, Case, torch_batch_norm
 from hypothesis import given, settings
@@ -13,30 +14,10 @@ from torch.nn import functional as F
 
 import makemore_ext as mx
 
-
-def permuted(tensor: Tensor) -> Tensor:
-    """The last dimension is the slowest in memory but for the first, which is the fastest."""
-    order = [*range(tensor.dim() - 1, 0, -1), 0]
-    inverse = sorted(range(tensor.dim()), key=order.__getitem__)
-    return tensor.permute(order).contiguous().permute(inverse)
-
-
-def padded(tensor: Tensor) -> Tensor:
-    """Every dimension is part of a longer one."""
-    wide = torch.full([size + 2 for size in tensor.shape], torch.nan, dtype=tensor.dtype)
-    inside = wide[tuple(slice(1, size + 1) for size in tensor.shape)]
-    return inside.copy_(tensor)
-
-
 ND_LAYOUTS = {
-    **{name: LAYOUTS[name] for name in ("contiguous", "offset", "every other")},
-    "channels last": lambda tensor: tensor.movedim(1, -1).contiguous().movedim(-1, 1),
-    "channels last with gaps": lambda tensor: padded(tensor.movedim(1, -1)).movedim(-1, 1),
+    **support.ND_LAYOUTS,
+    "channels last with gaps": lambda tensor: support.padded(tensor.movedim(1, -1)).movedim(-1, 1),
     "some of the channels": lambda tensor: torch.cat([tensor, tensor], 1)[:, : tensor.shape[1]],
-    "permuted": permuted,
-    "padded": padded,
-    "first dimension last": lambda tensor: tensor.movedim(0, -1).contiguous().movedim(-1, 0),
-    "expanded pixels": lambda tensor: tensor[..., :1].expand_as(tensor),
     "expanded channels": lambda tensor: tensor[:, :1].expand_as(tensor),
 }
 ND_SHAPES = ((40, 33), (2, 5, 33), (2, 21, 6, 17), (2, 3, 70, 10), (3, 4, 2, 3, 5), (5, 1, 4, 4))
