@@ -76,9 +76,10 @@ double check_targets(const CrossEntropyArguments<T>& arguments) {
 }
 
 // Calls body(blocks, targets, make_worker) for the layout of these views and the kind of target.
+// `after_reduce`: see RowWorker.
 template <typename T, typename Body>
 void with_layout(const CrossEntropyArguments<T>& arguments, const RowView<T>& gradient,
-                 const Body& body) {
+                 bool after_reduce, const Body& body) {
   const RowShape& shape = arguments.shape;
   const auto side_by_side = [&](const auto& view) {
     return view.data == nullptr || view.inner_stride(shape) == 1;
@@ -91,10 +92,10 @@ void with_layout(const CrossEntropyArguments<T>& arguments, const RowView<T>& gr
     const BlockTargets<T, kKind> targets(arguments);
     if (columns) {
       body(ColumnBlocks::of(arguments), targets,
-           [&] { return ColumnWorker<T, kKind>(arguments, gradient); });
+           [&] { return ColumnWorker<T, kKind>(arguments, gradient, after_reduce); });
     } else {
       body(RowBlocks::of(arguments), targets,
-           [&] { return RowWorker<T, kKind>(arguments, gradient); });
+           [&] { return RowWorker<T, kKind>(arguments, gradient, after_reduce); });
     }
   };
   if (arguments.has_probabilities) {
@@ -123,6 +124,14 @@ void for_each_block(const RowShape& shape, const Blocks& blocks, const MakeWorke
                  });
 }
 
+// One value of each row of a block.
+template <typename From, typename To>
+void copy_rows(RowBlock block, const From* source, To* destination) {
+  for (int64_t i = 0; i < block.count; ++i) {
+    destination[i] = static_cast<To>(source[i]);
+  }
+}
+
 template <typename T>
 void cross_entropy_forward(const CrossEntropyArguments<T>& arguments, Compute<T>* loss,
                            double* statistics, double* total_weight, RowView<T> gradient) {
@@ -132,7 +141,7 @@ void cross_entropy_forward(const CrossEntropyArguments<T>& arguments, Compute<T>
   *total_weight = check_targets(arguments);
   const double divisor = arguments.reduction == Reduction::mean ? *total_weight : 1.0;
 
-  with_layout(arguments, gradient,
+  with_layout(arguments, gradient, true,
               [&](const auto& blocks, const auto& targets, const auto& make_worker) {
                 const int64_t pieces =
                     (blocks.count() + blocks.blocks_per_piece - 1) / blocks.blocks_per_piece;
@@ -142,21 +151,17 @@ void cross_entropy_forward(const CrossEntropyArguments<T>& arguments, Compute<T>
                     shape, blocks, make_worker,
                     [&](int64_t piece, auto& worker, RowBlock block, BlockState<T>& state) {
                       worker.reduce(block, state);
-                      targets.load(worker, block, state);
+                      targets.read(worker, block, state);
                       double losses[kBlockRows];
-                      targets.losses(block, state, losses);
-                      for (int64_t i = 0; i < block.count; ++i) {
-                        piece_loss.data()[piece] += losses[i];
-                        if (!reduced) {
-                          loss[block.begin + i] = static_cast<Compute<T>>(losses[i]);
-                        }
+                      piece_loss.data()[piece] += targets.losses(block, state, losses);
+                      if (!reduced) {
+                        copy_rows(block, losses, loss + block.begin);
                       }
                       if (statistics != nullptr) {
-                        for (int64_t i = 0; i < block.count; ++i) {
-                          statistics[block.begin + i] = state.max[i];
-                          statistics[shape.rows + block.begin + i] = state.sum_exp[i];
-                          statistics[2 * shape.rows + block.begin + i] = state.mass[i];
-                        }
+                        double* const of_block = statistics + block.begin;
+                        copy_rows(block, state.max, of_block);
+                        copy_rows(block, state.sum_exp, of_block + shape.rows);
+                        copy_rows(block, state.mass, of_block + 2 * shape.rows);
                       }
                       if (gradient.data != nullptr) {
                         std::fill(state.grad_loss, state.grad_loss + block.count, 1.0 / divisor);
@@ -184,24 +189,26 @@ void cross_entropy_backward(const CrossEntropyArguments<T>& arguments,
   check_targets(arguments);
   const double divisor = arguments.reduction == Reduction::mean ? total_weight : 1.0;
 
-  with_layout(
-      arguments, gradient, [&](const auto& blocks, const auto& targets, const auto& make_worker) {
-        for_each_block<T>(shape, blocks, make_worker,
-                          [&](int64_t, auto& worker, RowBlock block, BlockState<T>& state) {
-                            for (int64_t i = 0; i < block.count; ++i) {
-                              const int64_t row = block.begin + i;
-                              state.max[i] = static_cast<Compute<T>>(statistics[row]);
-                              state.sum_exp[i] = statistics[shape.rows + row];
-                              state.mass[i] = statistics[2 * shape.rows + row];
-                              state.grad_loss[i] = grad_output[row] / divisor;
-                              state.grad_lse[i] = grad_lse.data == nullptr ? 0.0 : grad_lse[row];
-                            }
-                            targets.load(worker, block, state);
-                            targets.factors(block, state);
-                            worker.gradient(block, state);
-                            targets.write_at_targets(worker, block, state);
-                          });
-      });
+  with_layout(arguments, gradient, false,
+              [&](const auto& blocks, const auto& targets, const auto& make_worker) {
+                for_each_block<T>(shape, blocks, make_worker,
+                                  [&](int64_t, auto& worker, RowBlock block, BlockState<T>& state) {
+                                    const double* const of_block = statistics + block.begin;
+                                    copy_rows(block, of_block, state.max);
+                                    copy_rows(block, of_block + shape.rows, state.sum_exp);
+                                    copy_rows(block, of_block + 2 * shape.rows, state.mass);
+                                    for (int64_t i = 0; i < block.count; ++i) {
+                                      const int64_t row = block.begin + i;
+                                      state.grad_loss[i] = grad_output[row] / divisor;
+                                      state.grad_lse[i] =
+                                          grad_lse.data == nullptr ? 0.0 : grad_lse[row];
+                                    }
+                                    targets.read(worker, block, state);
+                                    targets.factors(block, state);
+                                    worker.gradient(block, state);
+                                    targets.write_at_targets(worker, block, state);
+                                  });
+              });
 }
 
 }  // namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY

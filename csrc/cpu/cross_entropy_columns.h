@@ -11,6 +11,8 @@
 #include "cross_entropy_block.h"
 #include "elementary.h"
 #include "kernels.h"
+#include "scratch.h"
+#include "stream.h"
 #include "vec.h"
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
@@ -43,18 +45,30 @@ struct ColumnBlocks {
   }
 };
 
+// Of a chunk of classes, the logits are read once and worked on in a place of their own, where
+// those of a class lie next to those of the one before: as far apart as they come, in an image
+// whose size is a power of two, they would all share a few lines of the cache.
+//
+// `after_reduce`: whether the gradient is asked for right after the sums of a block. Then the
+// exponentials are formed once, for both.
 template <typename T, TargetKind kind>
 class ColumnWorker {
  public:
   using C = Compute<T>;
 
-  ColumnWorker(const CrossEntropyArguments<T>& arguments, RowView<T> gradient)
+  ColumnWorker(const CrossEntropyArguments<T>& arguments, RowView<T> gradient, bool after_reduce)
       : arguments_(arguments),
         weight_(arguments.weight),
         gradient_(gradient),
         on_target_(static_cast<C>(1 - arguments.label_smoothing)),
         on_class_(static_cast<C>(arguments.label_smoothing /
-                                 static_cast<double>(arguments.shape.classes))) {}
+                                 static_cast<double>(arguments.shape.classes))),
+        rows_(ColumnBlocks::of(arguments).rows_per_block),
+        keeps_(after_reduce && gradient.data != nullptr &&
+               arguments.shape.classes * rows_ <= kMostKept),
+        work_((keeps_ ? arguments.shape.classes : std::min(kChunk, arguments.shape.classes)) *
+              rows_),
+        kept_shift_(keeps_ ? chunks() * rows_ : 0) {}
 
   void begin(RowBlock block) {
     x_ = arguments_.logits.row(arguments_.shape, block.begin);
@@ -74,28 +88,24 @@ class ColumnWorker {
     std::fill(state.sum_exp, state.sum_exp + kBlockRows, 0.0);
     std::fill(state.shares, state.shares + kBlockRows, 0.0);
     std::fill(state.share_logit, state.share_logit + kBlockRows, 0.0);
+    C before[kBlockRows];
     for (int64_t begin = 0; begin < classes; begin += kChunk) {
       const int64_t end = std::min(begin + kChunk, classes);
+      std::copy(state.max, state.max + rows_, before);
+      C* work = work_.data() + (keeps_ ? begin * rows_ : 0);
+      read(block, begin, end, work, state.max);
       for_each_vector(block, [&](auto partial, int64_t i, int64_t count) {
         constexpr bool kPartial = decltype(partial)::value;
-        reduce_at<kPartial>(begin, end, i, count, state);
+        reduce_at<kPartial>(begin, end, i, count, load(before + i), work + i, state);
       });
+      if (keeps_) {
+        std::copy(state.max, state.max + rows_, kept_shift_.data() + begin / kChunk * rows_);
+      }
     }
   }
 
   void gradient(RowBlock block, const BlockState<T>& state) const {
-    for_each_vector(block, [&](auto partial, int64_t i, int64_t count) {
-      constexpr bool kPartial = decltype(partial)::value;
-      const Vec<C> max = load(state.max + i);
-      const Vec<C> scale = load(state.scale + i);
-      for (int64_t c = 0; c < arguments_.shape.classes; ++c) {
-        Vec<C> result = exp_nonpositive<C>(logits_at<kPartial>(c, i, count) - max) * scale;
-        if constexpr (kHasShares) {
-          result -= shares_at<kPartial>(c, i, count) * load(state.offset + i);
-        }
-        store_lanes<kPartial>(dx_ + c * gradient_.class_stride + i, result, count);
-      }
-    });
+    keeps_ ? gradient_of<true>(block, state) : gradient_of<false>(block, state);
   }
 
  private:
@@ -104,6 +114,11 @@ class ColumnWorker {
   // Classes whose rows of a block are still in the first-level cache when they are summed, after
   // their maxima are known.
   static constexpr int64_t kChunk = 64;
+
+  // Classes ahead that are on their way while one is read.
+  static constexpr int64_t kReadAhead = 8;
+
+  int64_t chunks() const { return (arguments_.shape.classes + kChunk - 1) / kChunk; }
 
   // Calls body for every vector of rows, at last for the remainder.
   template <typename Body>
@@ -133,25 +148,52 @@ class ColumnWorker {
     return weight_ == nullptr ? share : share * weight_[c];
   }
 
-  // Adds the classes [begin, end) to the sums of a vector of rows. A new maximum moves what was
-  // summed before.
-  template <bool partial>
-  void reduce_at(int64_t begin, int64_t end, int64_t i, int64_t count, BlockState<T>& state) const {
-    const Vec<C> lowest = broadcast(-std::numeric_limits<C>::infinity());
-    const Vec<C> before = load(state.max + i);
-    Vec<C> max = before;
+  // The logits of the classes [begin, end) to `work`, and the running maxima.
+  void read(RowBlock block, int64_t begin, int64_t end, C* work, C* maxima) const {
+    const int64_t ahead = kReadAhead * arguments_.logits.class_stride * sizeof(T);
     for (int64_t c = begin; c < end; ++c) {
-      max = cpu::MAKEMORE_EXT_CAPABILITY::max<C>(logits_at<partial>(c, i, count), max);
+      for_each_vector(block, [&](auto partial, int64_t i, int64_t count) {
+        constexpr bool kPartial = decltype(partial)::value;
+        read_ahead(x_ + c * arguments_.logits.class_stride + i, ahead);
+        const Vec<C> logits = logits_at<kPartial>(c, i, count);
+        store(work + (c - begin) * rows_ + i, logits);
+        store(maxima + i, max<C>(logits, load(maxima + i)));
+      });
     }
+  }
+
+  // Adds the classes [begin, end) to the sums of a vector of rows, whose logits are at `work`, and
+  // leaves their exponentials there. A new maximum moves what was summed before.
+  template <bool partial>
+  void reduce_at(int64_t begin, int64_t end, int64_t i, int64_t count, Vec<C> before, C* work,
+                 BlockState<T>& state) const {
+    const Vec<C> lowest = broadcast(-std::numeric_limits<C>::infinity());
+    const Vec<C> max = load(state.max + i);
     // Without a maximum yet, any finite shift sums -inf to 0 and keeps a NaN.
     const Vec<C> shift = max == lowest ? broadcast(C(0)) : max;
     const Vec<C> step = before == lowest ? broadcast(C(0)) : before - max;
-    store(state.max + i, max);
+
+    if constexpr (kHasShares) {
+      Wide<C> shares = Wide<C>::load(state.shares + i);
+      Wide<C> share_logit = Wide<C>::load(state.share_logit + i) + shares * Wide<C>::from(step);
+      const Wide<C> wide_shift = Wide<C>::from(shift);
+      for (int64_t c = begin; c < end; ++c) {
+        const Wide<C> share = Wide<C>::from(shares_at<partial>(c, i, count));
+        const Wide<C> logits = Wide<C>::from(load(work + (c - begin) * rows_));
+        shares = shares + share;
+        share_logit = share_logit + share * (logits - wide_shift);
+      }
+      shares.store(state.shares + i);
+      share_logit.store(state.share_logit + i);
+    }
 
     Wide<C> sum = Wide<C>::load(state.sum_exp + i) * Wide<C>::from(exp_nonpositive<C>(step));
     // Four exponentials, each at most 1, are added before they are widened.
     const auto term = [&](int64_t c) {
-      return exp_nonpositive<C>(logits_at<partial>(c, i, count) - shift);
+      C* place = work + (c - begin) * rows_;
+      const Vec<C> result = exp_nonpositive<C>(load(place) - shift);
+      store(place, result);
+      return result;
     };
     int64_t c = begin;
     for (; c + 4 <= end; c += 4) {
@@ -161,19 +203,38 @@ class ColumnWorker {
       sum = sum + Wide<C>::from(term(c));
     }
     sum.store(state.sum_exp + i);
+  }
 
-    if constexpr (kHasShares) {
-      Wide<C> shares = Wide<C>::load(state.shares + i);
-      Wide<C> share_logit = Wide<C>::load(state.share_logit + i) + shares * Wide<C>::from(step);
-      const Wide<C> wide_shift = Wide<C>::from(shift);
-      for (c = begin; c < end; ++c) {
-        const Wide<C> share = Wide<C>::from(shares_at<partial>(c, i, count));
-        shares = shares + share;
-        share_logit =
-            share_logit + share * (Wide<C>::from(logits_at<partial>(c, i, count)) - wide_shift);
+  template <bool kept>
+  void gradient_of(RowBlock block, const BlockState<T>& state) const {
+    const int64_t classes = arguments_.shape.classes;
+    for (int64_t begin = 0; begin < classes; begin += kChunk) {
+      C scales[kBlockRows];
+      for (int64_t i = 0; i < block.count; i += kLanes<T>) {
+        Vec<C> scale = load(state.scale + i);
+        if constexpr (kept) {
+          const Vec<C> shift = load(kept_shift_.data() + begin / kChunk * rows_ + i);
+          const Vec<C> max = load(state.max + i);
+          scale = shift == max ? scale : scale * exp_nonpositive<C>(shift - max);
+        }
+        store(scales + i, scale);
       }
-      shares.store(state.shares + i);
-      share_logit.store(state.share_logit + i);
+      for (int64_t c = begin; c < std::min(begin + kChunk, classes); ++c) {
+        for_each_vector(block, [&](auto partial, int64_t i, int64_t count) {
+          constexpr bool kPartial = decltype(partial)::value;
+          Vec<C> result;
+          if constexpr (kept) {
+            result = load(work_.data() + c * rows_ + i);
+          } else {
+            result = exp_nonpositive<C>(logits_at<kPartial>(c, i, count) - load(state.max + i));
+          }
+          result *= load(scales + i);
+          if constexpr (kHasShares) {
+            result -= shares_at<kPartial>(c, i, count) * load(state.offset + i);
+          }
+          store_lanes<kPartial>(dx_ + c * gradient_.class_stride + i, result, count);
+        });
+      }
     }
   }
 
@@ -182,6 +243,10 @@ class ColumnWorker {
   RowView<T> gradient_;
   C on_target_;
   C on_class_;
+  int64_t rows_;  // of a block
+  bool keeps_;
+  Scratch<C> work_;        // [classes of a chunk, or all of them, rows of a block]
+  Scratch<C> kept_shift_;  // [chunks, rows of a block], the maximum known at that chunk
   const T* x_ = nullptr;
   const T* q_ = nullptr;
   T* dx_ = nullptr;

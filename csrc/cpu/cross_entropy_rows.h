@@ -10,6 +10,7 @@
 #include "elementary.h"
 #include "kernels.h"
 #include "scratch.h"
+#include "stream.h"
 #include "vec.h"
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
@@ -35,6 +36,12 @@ struct RowBlocks {
   }
 };
 
+// What is still in the first-level cache when it is summed, after its maximum is known.
+inline constexpr int64_t kChunkBytes = 8192;
+
+// Rows shorter than this are not worth the care that stores past the caches take at either end.
+inline constexpr int64_t kStreamedRowBytes = 3072;
+
 template <typename T>
 inline Compute<T> maximum(const T* x, int64_t count) {
   using C = Compute<T>;
@@ -58,13 +65,23 @@ inline Compute<T> maximum(const T* x, int64_t count) {
   return horizontal_max<C>(max<C>(max<C>(best[0], best[1]), max<C>(best[2], best[3])));
 }
 
-// sum_c exp(x_c - shift). Four exponentials, each at most 1, are added before they are widened: two
-// roundings that a sum of many does not see.
-template <typename T>
-inline double sum_exp(const T* x, int64_t count, Compute<T> shift) {
+// sum_c exp(x_c - shift); the exponentials themselves go to `kept` where that is asked for. Four of
+// them, each at most 1, are added before they are widened: two roundings that a sum of many does
+// not see. Meanwhile the next chunk is on its way.
+template <bool keep, typename T>
+inline double sum_exp(const T* x, int64_t count, Compute<T> shift, Compute<T>* kept) {
   using C = Compute<T>;
   constexpr int64_t lanes = kLanes<T>;
-  const auto term = [&](int64_t i) { return exp_nonpositive<C>(load(x + i) - shift); };
+  const auto keep_at = [&](int64_t i, Vec<C> term) {
+    if constexpr (keep) {
+      store(kept + i, term);
+    }
+    return term;
+  };
+  const auto term = [&](int64_t i) {
+    read_ahead(x + i, kChunkBytes);
+    return keep_at(i, exp_nonpositive<C>(load(x + i) - shift));
+  };
   Wide<C> sum;
   int64_t i = 0;
   for (; i + 4 * lanes <= count; i += 4 * lanes) {
@@ -76,26 +93,39 @@ inline double sum_exp(const T* x, int64_t count, Compute<T> shift) {
   }
   if (i < count) {
     const C lowest = -std::numeric_limits<C>::infinity();
-    sum = sum + Wide<C>::from(exp_nonpositive<C>(load_partial(x + i, count - i, lowest) - shift));
+    const Vec<C> last = load_partial(x + i, count - i, lowest);
+    sum = sum + Wide<C>::from(keep_at(i, exp_nonpositive<C>(last - shift)));
   }
   return sum.sum();
 }
 
+// `after_reduce`: whether the gradient is asked for right after the sums of a block. Then the
+// exponentials are formed once, for both.
 template <typename T, TargetKind kind>
 class RowWorker {
  public:
   using C = Compute<T>;
 
-  RowWorker(const CrossEntropyArguments<T>& arguments, RowView<T> gradient)
+  RowWorker(const CrossEntropyArguments<T>& arguments, RowView<T> gradient, bool after_reduce)
       : arguments_(arguments),
         weight_(arguments.weight),
         gradient_(gradient),
         on_target_(static_cast<C>(1 - arguments.label_smoothing)),
         on_class_(static_cast<C>(arguments.label_smoothing /
                                  static_cast<double>(arguments.shape.classes))),
+        keeps_(after_reduce && gradient.data != nullptr && arguments.shape.classes <= kMostKept),
+        streams_(streams(arguments, gradient)),
         logits_copy_(copy_size(arguments.logits.class_stride)),
         probabilities_copy_(copy_size(arguments.probabilities.class_stride)),
-        gradient_copy_(copy_size(gradient.class_stride)) {}
+        gradient_copy_(copy_size(gradient.class_stride)),
+        kept_(keeps_ ? rows_per_block() * kept_stride() : 0),
+        kept_shift_(keeps_ ? rows_per_block() * chunks() : 0) {}
+
+  ~RowWorker() {
+    if (streams_) {
+      finish_stores();
+    }
+  }
 
   void begin(RowBlock block) { first_row_ = block.begin; }
   const T* logits_row(int64_t i) const { return row(arguments_.logits, i); }
@@ -110,21 +140,11 @@ class RowWorker {
   }
 
   void gradient(RowBlock block, const BlockState<T>& state) const {
-    const int64_t classes = arguments_.shape.classes;
-    const int64_t whole = classes / kLanes<T> * kLanes<T>;
     for (int64_t i = 0; i < block.count; ++i) {
-      const T* x = contiguous(arguments_.logits, i, logits_copy_);
-      const T* q = probabilities_row(i);
-      T* destination = row(gradient_, i);
-      T* dx = gradient_.class_stride == 1 ? destination : gradient_copy_.data();
-      for (int64_t c = 0; c < whole; c += kLanes<T>) {
-        gradient_at<false>(x, q, dx, c, 0, i, state);
-      }
-      if (whole < classes) {
-        gradient_at<true>(x, q, dx, whole, classes - whole, i, state);
-      }
-      for (int64_t c = 0; dx != destination && c < classes; ++c) {
-        destination[c * gradient_.class_stride] = dx[c];
+      if (keeps_) {
+        streams_ ? gradient_of_row<true, true>(i, state) : gradient_of_row<true, false>(i, state);
+      } else {
+        streams_ ? gradient_of_row<false, true>(i, state) : gradient_of_row<false, false>(i, state);
       }
     }
   }
@@ -132,10 +152,20 @@ class RowWorker {
  private:
   static constexpr bool kHasShares = kind != TargetKind::index;
   static constexpr bool kHasProbabilities = kind == TargetKind::probabilities;
+  static constexpr int64_t kChunk = kChunkBytes / sizeof(T);
 
-  // Classes that are still in the first-level cache when they are summed, after their maximum is
-  // known.
-  static constexpr int64_t kChunk = 16384 / sizeof(T);
+  static bool streams(const CrossEntropyArguments<T>& arguments, const RowView<T>& gradient) {
+    const int64_t row_bytes = arguments.shape.classes * static_cast<int64_t>(sizeof(T));
+    return gradient.data != nullptr && gradient.data != arguments.logits.data &&
+           gradient.class_stride == 1 && row_bytes >= kStreamedRowBytes &&
+           arguments.shape.rows * row_bytes >= kStreamedBytes;
+  }
+
+  int64_t rows_per_block() const { return RowBlocks::of(arguments_).rows_per_block; }
+  int64_t chunks() const { return (arguments_.shape.classes + kChunk - 1) / kChunk; }
+  int64_t kept_stride() const {
+    return (arguments_.shape.classes + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+  }
 
   int64_t copy_size(int64_t class_stride) const {
     return class_stride == 1 ? 0 : arguments_.shape.classes;
@@ -196,7 +226,12 @@ class RowWorker {
       }
       // Without a maximum yet, any finite shift sums -inf to 0 and keeps a NaN.
       const C shift = max == lowest ? C(0) : max;
-      sum += sum_exp(x + begin, count, shift);
+      if (keeps_) {
+        sum += sum_exp<true>(x + begin, count, shift, kept_.data() + i * kept_stride() + begin);
+        kept_shift_.data()[i * chunks() + begin / kChunk] = max;
+      } else {
+        sum += sum_exp<false>(x + begin, count, shift, static_cast<C*>(nullptr));
+      }
       if constexpr (kHasShares) {
         sum_shares(x + begin, q, begin, count, shift, shares, share_logit);
       }
@@ -230,15 +265,58 @@ class RowWorker {
     }
   }
 
-  template <bool partial>
-  void gradient_at(const T* x, const T* q, T* dx, int64_t c, int64_t count, int64_t i,
+  template <bool kept, bool streamed>
+  void gradient_of_row(int64_t i, const BlockState<T>& state) const {
+    const int64_t classes = arguments_.shape.classes;
+    const T* x = kept ? nullptr : contiguous(arguments_.logits, i, logits_copy_);
+    const T* q = probabilities_row(i);
+    T* destination = row(gradient_, i);
+    T* dx = gradient_.class_stride == 1 ? destination : gradient_copy_.data();
+    for (int64_t begin = 0; begin < classes; begin += kChunk) {
+      const int64_t end = std::min(begin + kChunk, classes);
+      C scale = state.scale[i];
+      if constexpr (kept) {
+        const C shift = kept_shift_.data()[i * chunks() + begin / kChunk];
+        scale *= shift == state.max[i] ? C(1) : std::exp(shift - state.max[i]);
+      }
+      int64_t c = begin;
+      const auto part = [&](int64_t count) {
+        gradient_at<true, kept, false>(x, q, dx, c, count, i, scale, state);
+        c += count;
+      };
+      if (streamed && !is_aligned(dx + c)) {
+        part(std::min(elements_to_alignment(dx + c), end - c));
+      }
+      for (; c + kLanes<T> <= end; c += kLanes<T>) {
+        gradient_at<false, kept, streamed>(x, q, dx, c, kLanes<T>, i, scale, state);
+      }
+      if (c < end) {
+        part(end - c);
+      }
+    }
+    for (int64_t c = 0; dx != destination && c < classes; ++c) {
+      destination[c * gradient_.class_stride] = dx[c];
+    }
+  }
+
+  template <bool partial, bool kept, bool streamed>
+  void gradient_at(const T* x, const T* q, T* dx, int64_t c, int64_t count, int64_t i, C scale,
                    const BlockState<T>& state) const {
-    const Vec<C> logits = load_lanes<partial>(x + c, count, C(0));
-    Vec<C> result = exp_nonpositive<C>(logits - state.max[i]) * state.scale[i];
+    Vec<C> result;
+    if constexpr (kept) {
+      result = load_lanes<partial>(kept_.data() + i * kept_stride() + c, count, C(0)) * scale;
+    } else {
+      const Vec<C> logits = load_lanes<partial>(x + c, count, C(0));
+      result = exp_nonpositive<C>(logits - state.max[i]) * scale;
+    }
     if constexpr (kHasShares) {
       result -= shares_at<partial>(q, c, count) * state.offset[i];
     }
-    store_lanes<partial>(dx + c, result, count);
+    if constexpr (partial) {
+      store_partial(dx + c, result, count);
+    } else {
+      store_through<streamed>(dx + c, result);
+    }
   }
 
   const CrossEntropyArguments<T>& arguments_;
@@ -246,9 +324,13 @@ class RowWorker {
   RowView<T> gradient_;
   C on_target_;
   C on_class_;
+  bool keeps_;
+  bool streams_;
   Scratch<T> logits_copy_;
   Scratch<T> probabilities_copy_;
   Scratch<T> gradient_copy_;
+  Scratch<C> kept_;        // [rows of a block, classes], exp(x - shift)
+  Scratch<C> kept_shift_;  // [rows of a block, chunks], the maximum known at that chunk
   int64_t first_row_ = 0;
 };
 

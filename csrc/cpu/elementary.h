@@ -72,7 +72,7 @@ struct Constants<double> {
 
 // p(x) = coefficients[0] + coefficients[1] x + ..., by Horner's rule.
 template <typename T, std::size_t N>
-inline Vec<T> polynomial(Vec<T> x, const T (&coefficients)[N]) {
+MAKEMORE_EXT_INLINE Vec<T> polynomial(Vec<T> x, const T (&coefficients)[N]) {
   Vec<T> result = broadcast(coefficients[N - 1]);
   for (std::size_t i = N - 1; i-- > 0;) {
     result = result * x + coefficients[i];
@@ -88,7 +88,7 @@ struct ReducedExp {
   Vec<T> exp_r;
   Vec<Bits<T>> biased_n;  // in the low bits; those above are of no use
 
-  explicit ReducedExp(Vec<T> x) {
+  MAKEMORE_EXT_INLINE explicit ReducedExp(Vec<T> x) {
     using K = Constants<T>;
     constexpr T log2_e = T(1.44269504088896340736);
     const Vec<T> shifted = x * log2_e + kBiasedRound;
@@ -98,7 +98,7 @@ struct ReducedExp {
     biased_n = bit_cast<Vec<Bits<T>>>(shifted);
   }
   // exp(x) where that is a normal number. Multiplied, not added to the exponent: a NaN stays one.
-  Vec<T> normal() const {
+  MAKEMORE_EXT_INLINE Vec<T> normal() const {
     return exp_r * bit_cast<Vec<T>>(biased_n << Constants<T>::mantissa_bits);
   }
 };
@@ -106,7 +106,7 @@ struct ReducedExp {
 // 2^n is applied as two factors: n reaches -150, beyond the exponents a single one can hold. NaN
 // stays NaN.
 template <typename T>
-inline Vec<T> exp(Vec<T> x) {
+MAKEMORE_EXT_INLINE Vec<T> exp(Vec<T> x) {
   using K = Constants<T>;
   x = x < K::exp_lowest ? broadcast(K::exp_lowest) : x;
   x = x > K::exp_highest ? broadcast(K::exp_highest) : x;
@@ -121,7 +121,7 @@ inline Vec<T> exp(Vec<T> x) {
 // exp(x) for x <= 0, as a softmax needs it, in two thirds of the instructions: a result below the
 // smallest normal number is 0. NaN stays NaN.
 template <typename T>
-inline Vec<T> exp_nonpositive(Vec<T> x) {
+MAKEMORE_EXT_INLINE Vec<T> exp_nonpositive(Vec<T> x) {
   return x < Constants<T>::exp_lowest_normal ? Vec<T>{} : ReducedExp<T>(x).normal();
 }
 
@@ -129,7 +129,7 @@ inline Vec<T> exp_nonpositive(Vec<T> x) {
 // s = f / (2 + f), log(m) = log((1 + s) / (1 - s)) = 2 s + s^3 L(s^2). 2 s is rounded but
 // f - s f = 2 s, so that f, which is exact, can be added last: f - (f^2/2 - s (f^2/2 + s^2 L)).
 template <typename T>
-inline Vec<T> log(Vec<T> x) {
+MAKEMORE_EXT_INLINE Vec<T> log(Vec<T> x) {
   using K = Constants<T>;
   using Integer = Bits<T>;
   constexpr T smallest = std::numeric_limits<T>::min();
@@ -158,7 +158,7 @@ inline Vec<T> log(Vec<T> x) {
 // Near 0 an odd polynomial, since 1 - 2 / (exp(2|x|) + 1) cancels there; elsewhere that formula,
 // which is 1 long before |x| = 30.
 template <typename T>
-inline Vec<T> tanh(Vec<T> x) {
+MAKEMORE_EXT_INLINE Vec<T> tanh(Vec<T> x) {
   const Vec<T> square = x * x;
   const Vec<T> near_zero = x + x * square * polynomial(square, Constants<T>::tanh);
   const Vec<Bits<T>> sign = bit_cast<Vec<Bits<T>>>(x) & std::numeric_limits<Bits<T>>::min();

@@ -57,19 +57,6 @@ void sum_over_rows(int64_t n, Wide<T> (&sums)[count], const Term& term) {
   }
 }
 
-inline Vec<double> narrow(Wide<double> wide) {
-  return wide.part;
-}
-
-inline Vec<float> narrow(Wide<float> wide) {
-  typedef float Half __attribute__((vector_size(MAKEMORE_EXT_VECTOR_BYTES / 2)));
-  const Half halves[2] = {__builtin_convertvector(wide.low, Half),
-                          __builtin_convertvector(wide.high, Half)};
-  Vec<float> result;
-  std::memcpy(&result, halves, sizeof(result));
-  return result;
-}
-
 // The lanes of adjacent vectors, one after another.
 template <typename T, int count>
 void spread(const Wide<T> (&sums)[count], double* values) {

@@ -15,6 +15,10 @@
 
 #include "../dtypes.h"
 
+// Functions of vectors are part of their callers, whatever the compiler thinks of their size:
+// called, they would pass every vector through memory.
+#define MAKEMORE_EXT_INLINE [[gnu::always_inline]] inline
+
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 
 template <typename T>
@@ -34,36 +38,43 @@ template <typename T>
 using Bits = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
 
 template <typename T>
-inline Vec<T> broadcast(T value) {
+MAKEMORE_EXT_INLINE Vec<T> broadcast(T value) {
   return Vec<T>{} + value;
 }
 
 template <typename To, typename From>
-inline To bit_cast(From value) {
+MAKEMORE_EXT_INLINE To bit_cast(From value) {
   static_assert(sizeof(To) == sizeof(From));
   To result;
   std::memcpy(&result, &value, sizeof(result));
   return result;
 }
 
-// Sixteen-bit patterns of as many lanes as Vec<float> has, one to a 32-bit lane.
+// Sixteen-bit patterns of as many lanes as Vec<float> has, one in the low half of a 32-bit lane.
 using Patterns = Vec<int32_t>;
 typedef uint16_t NarrowPatterns __attribute__((vector_size(MAKEMORE_EXT_VECTOR_BYTES / 2)));
 
-inline Patterns load_patterns(const void* source) {
+// The compiler would widen in parts of half the width.
+MAKEMORE_EXT_INLINE Patterns load_patterns(const void* source) {
   NarrowPatterns narrow;
   std::memcpy(&narrow, source, sizeof(narrow));
+#if defined(__AVX512F__)
+  return bit_cast<Patterns>(_mm512_cvtepu16_epi32(bit_cast<__m256i>(narrow)));
+#elif defined(__AVX2__)
+  return bit_cast<Patterns>(_mm256_cvtepu16_epi32(bit_cast<__m128i>(narrow)));
+#else
   return __builtin_convertvector(narrow, Patterns);
+#endif
 }
 
-inline void store_patterns(void* destination, Patterns patterns) {
+MAKEMORE_EXT_INLINE void store_patterns(void* destination, Patterns patterns) {
   const NarrowPatterns narrow = __builtin_convertvector(patterns, NarrowPatterns);
   std::memcpy(destination, &narrow, sizeof(narrow));
 }
 
 // A half's exponent is biased by 15, a float's by 127: read as a float, its bits stand for a value
 // 2^112 too small, subnormal or not.
-inline Vec<float> half_to_float(Patterns half) {
+MAKEMORE_EXT_INLINE Vec<float> half_to_float(Patterns half) {
   const Patterns magnitude = (half & 0x7fff) << 13;
   const Vec<float> finite = bit_cast<Vec<float>>(magnitude) * 0x1p112f;
   const Vec<float> special = bit_cast<Vec<float>>(magnitude | 0x7f800000);
@@ -71,7 +82,7 @@ inline Vec<float> half_to_float(Patterns half) {
   return bit_cast<Vec<float>>(bit_cast<Patterns>(unsigned_value) | (half & 0x8000) << 16);
 }
 
-inline Patterns float_to_half(Vec<float> value) {
+MAKEMORE_EXT_INLINE Patterns float_to_half(Vec<float> value) {
   const Patterns bits = bit_cast<Patterns>(value);
   const Patterns magnitude = bits & 0x7fffffff;
   // Adding just under half of the last place kept, or half where that is odd, rounds ties to even.
@@ -85,18 +96,18 @@ inline Patterns float_to_half(Vec<float> value) {
   return result | (bits >> 16 & 0x8000);
 }
 
-inline Vec<float> bfloat16_to_float(Patterns value) {
+MAKEMORE_EXT_INLINE Vec<float> bfloat16_to_float(Patterns value) {
   return bit_cast<Vec<float>>(value << 16);
 }
 
-inline Patterns float_to_bfloat16(Vec<float> value) {
+MAKEMORE_EXT_INLINE Patterns float_to_bfloat16(Vec<float> value) {
   const Patterns bits = bit_cast<Patterns>(value);
-  const Patterns rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16 & 0xffff;
-  return (bits & 0x7fffffff) > 0x7f800000 ? Patterns{} + 0x7fc0 : rounded;  // NaN
+  const Patterns rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  return value == value ? rounded : Patterns{} + 0x7fc0;
 }
 
 template <typename T>
-inline Vec<Compute<T>> load(const T* source) {
+MAKEMORE_EXT_INLINE Vec<Compute<T>> load(const T* source) {
   if constexpr (std::is_same_v<T, BFloat16>) {
     return bfloat16_to_float(load_patterns(source));
   } else if constexpr (std::is_same_v<T, Half>) {
@@ -119,7 +130,7 @@ inline Vec<Compute<T>> load(const T* source) {
 }
 
 template <typename T>
-inline void store(T* destination, Vec<Compute<T>> value) {
+MAKEMORE_EXT_INLINE void store(T* destination, Vec<Compute<T>> value) {
   if constexpr (std::is_same_v<T, BFloat16>) {
     store_patterns(destination, float_to_bfloat16(value));
   } else if constexpr (std::is_same_v<T, Half>) {
@@ -138,14 +149,14 @@ inline void store(T* destination, Vec<Compute<T>> value) {
 }
 
 #ifdef __AVX512F__
-inline __mmask16 first_lanes(int64_t count) {
+MAKEMORE_EXT_INLINE __mmask16 first_lanes(int64_t count) {
   return static_cast<__mmask16>((1u << count) - 1);
 }
 #endif
 
 // 0, 1, 2, ...
 template <typename T>
-inline Vec<Bits<T>> lane_numbers() {
+MAKEMORE_EXT_INLINE Vec<Bits<T>> lane_numbers() {
   Vec<Bits<T>> result{};
   for (int64_t lane = 0; lane < kLanes<T>; ++lane) {
     result[lane] = static_cast<Bits<T>>(lane);
@@ -155,7 +166,7 @@ inline Vec<Bits<T>> lane_numbers() {
 
 // The first `count` lanes from memory, the others `fill`.
 template <typename T>
-inline Vec<Compute<T>> load_partial(const T* source, int64_t count, Compute<T> fill) {
+MAKEMORE_EXT_INLINE Vec<Compute<T>> load_partial(const T* source, int64_t count, Compute<T> fill) {
   using C = Compute<T>;
 #if defined(__AVX512F__)
   if constexpr (std::is_same_v<T, float>) {
@@ -190,7 +201,7 @@ inline Vec<Compute<T>> load_partial(const T* source, int64_t count, Compute<T> f
 }
 
 template <typename T>
-inline void store_partial(T* destination, Vec<Compute<T>> value, int64_t count) {
+MAKEMORE_EXT_INLINE void store_partial(T* destination, Vec<Compute<T>> value, int64_t count) {
 #if defined(__AVX512F__)
   if constexpr (std::is_same_v<T, float>) {
     _mm512_mask_storeu_ps(destination, first_lanes(count), bit_cast<__m512>(value));
@@ -224,7 +235,7 @@ inline void store_partial(T* destination, Vec<Compute<T>> value, int64_t count) 
 
 // A whole vector, or its first `count` lanes: for a loop body that also serves the remainder.
 template <bool partial, typename T>
-inline Vec<Compute<T>> load_lanes(const T* source, int64_t count, Compute<T> fill) {
+MAKEMORE_EXT_INLINE Vec<Compute<T>> load_lanes(const T* source, int64_t count, Compute<T> fill) {
   if constexpr (partial) {
     return load_partial(source, count, fill);
   } else {
@@ -233,7 +244,7 @@ inline Vec<Compute<T>> load_lanes(const T* source, int64_t count, Compute<T> fil
 }
 
 template <bool partial, typename T>
-inline void store_lanes(T* destination, Vec<Compute<T>> value, int64_t count) {
+MAKEMORE_EXT_INLINE void store_lanes(T* destination, Vec<Compute<T>> value, int64_t count) {
   if constexpr (partial) {
     store_partial(destination, value, count);
   } else {
@@ -241,18 +252,22 @@ inline void store_lanes(T* destination, Vec<Compute<T>> value, int64_t count) {
   }
 }
 
-// One element, through a vector: the conversion is then the same one.
+// One element, converted as a vector's are.
 template <typename T>
-inline Compute<T> load_one(const T* source) {
+MAKEMORE_EXT_INLINE Compute<T> load_one(const T* source) {
   if constexpr (std::is_same_v<T, Compute<T>>) {
     return *source;
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
+    uint16_t bits;
+    std::memcpy(&bits, source, sizeof(bits));
+    return bit_cast<float>(static_cast<uint32_t>(bits) << 16);
   } else {
     return load_partial(source, 1, 0)[0];
   }
 }
 
 template <typename T>
-inline void store_one(T* destination, Compute<T> value) {
+MAKEMORE_EXT_INLINE void store_one(T* destination, Compute<T> value) {
   if constexpr (std::is_same_v<T, Compute<T>>) {
     *destination = value;
   } else {
@@ -264,7 +279,7 @@ inline void store_one(T* destination, Compute<T> value) {
 // must be kept, in `b` where it must be dropped. One instruction, which the compiler does not
 // see in the comparison.
 template <typename T>
-inline Vec<T> max(Vec<T> a, Vec<T> b) {
+MAKEMORE_EXT_INLINE Vec<T> max(Vec<T> a, Vec<T> b) {
   [[maybe_unused]] constexpr bool is_float = std::is_same_v<T, float>;
 #if defined(__AVX512F__)
   if constexpr (is_float) {
@@ -286,7 +301,7 @@ inline Vec<T> max(Vec<T> a, Vec<T> b) {
 // 1 / x for normal x, to within two units in the last place: with 512-bit vectors a division takes
 // as long as ten multiplications.
 template <typename T>
-inline Vec<T> reciprocal(Vec<T> x) {
+MAKEMORE_EXT_INLINE Vec<T> reciprocal(Vec<T> x) {
 #ifdef __AVX512F__
   if constexpr (std::is_same_v<T, float>) {
     const Vec<T> estimate = bit_cast<Vec<T>>(_mm512_rcp14_ps(bit_cast<__m512>(x)));
@@ -298,7 +313,7 @@ inline Vec<T> reciprocal(Vec<T> x) {
 
 // The lanes joined by `join`, half of them with the other half again and again.
 template <typename T, typename Join>
-inline T across_lanes(Vec<T> value, const Join& join) {
+MAKEMORE_EXT_INLINE T across_lanes(Vec<T> value, const Join& join) {
   for (int64_t distance = kLanes<T> / 2; distance > 0; distance /= 2) {
     value = join(value, __builtin_shuffle(value, lane_numbers<T>() + Bits<T>(distance)));
   }
@@ -306,12 +321,12 @@ inline T across_lanes(Vec<T> value, const Join& join) {
 }
 
 template <typename T>
-inline T horizontal_max(Vec<T> value) {
+MAKEMORE_EXT_INLINE T horizontal_max(Vec<T> value) {
   return across_lanes<T>(value, max<T>);
 }
 
 template <typename T>
-inline T horizontal_sum(Vec<T> value) {
+MAKEMORE_EXT_INLINE T horizontal_sum(Vec<T> value) {
   return across_lanes<T>(value, [](Vec<T> a, Vec<T> b) { return a + b; });
 }
 
@@ -380,5 +395,19 @@ struct Wide<float> {
   }
   double sum() const { return horizontal_sum<double>(low + high); }
 };
+
+// Rounded again.
+MAKEMORE_EXT_INLINE Vec<double> narrow(Wide<double> wide) {
+  return wide.part;
+}
+
+MAKEMORE_EXT_INLINE Vec<float> narrow(Wide<float> wide) {
+  typedef float Half __attribute__((vector_size(MAKEMORE_EXT_VECTOR_BYTES / 2)));
+  const Half halves[2] = {__builtin_convertvector(wide.low, Half),
+                          __builtin_convertvector(wide.high, Half)};
+  Vec<float> result;
+  std::memcpy(&result, halves, sizeof(result));
+  return result;
+}
 
 }  // namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY

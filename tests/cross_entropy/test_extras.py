@@ -34,14 +34,18 @@ def through_a_product(function, values: Tensor, target: Tensor, **options):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(6, 5), (40, 33), (2, 21, 6, 17)])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_in_place_gives_the_same_bits(options, shape, dtype):
+def test_in_place_gives_the_same(options, shape, dtype):
+    # Not the same bits: with the loss or after it, the compiler fuses other multiplications and
+    # additions into one.
     input, target = logits(shape, dtype), indices(shape)
     options = with_weight(options, shape, dtype)
     loss, grad, hidden = through_a_product(
         partial(mx.cross_entropy, inplace_backward=True), input, target, **options
     )
     fresh_loss, fresh_grad, _ = through_a_product(mx.cross_entropy, input, target, **options)
-    torch.testing.assert_close((loss, grad), (fresh_loss, fresh_grad), rtol=0, atol=0)
+    assert torch.equal(loss, fresh_loss)
+    rounding = torch.finfo(dtype).eps * fresh_grad.abs().max().item()
+    torch.testing.assert_close(grad, fresh_grad, rtol=0, atol=rounding)
     assert torch.equal(hidden * 2, grad)  # the gradient lies where the logits were
 
 
