@@ -141,7 +141,7 @@ class BuildKernels(BuildExtension):
 
     def build_extension(self, extension: Extension) -> None:
         jobs = {}
-        for capability, flags in KERNEL_BUILDS.items():
+        for capability, flags in reversed(KERNEL_BUILDS.items()):  # what takes longest comes first
             define = f"-DMAKEMORE_EXT_CAPABILITY={capability}"
             command = [*COMPILER, *FLAGS, "-fPIC", define, *flags, "-c", "csrc/cpu/kernels.cpp"]
             jobs[f"cpu_{capability}.o"] = command

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from cuda_bench import Buffer, Device
-from cuda_bench.launchers import Launchers, prepare
+from cuda_bench.launchers import Launchers
 from torch import Tensor
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
@@ -60,25 +60,13 @@ class Arguments(ctypes.Structure):
     )
 
 
-def _sources(name: str, dtypes: Sequence[torch.dtype], csrc: Path) -> dict[str, Any]:
-    defines = " ".join(f"define({TYPES[dtype]})" for dtype in dtypes)
-    return {
-        "source": SOURCES / f"{name}.cu",
-        "flags": [f"-DMAKEMORE_EXT_CUDA_DTYPES(define)={defines}"],
-        "include": [csrc],
-    }
-
-
 def launchers(
     name: str, dtypes: Sequence[torch.dtype] = tuple(NUMBERS), csrc: Path = CSRC
 ) -> Launchers:
     """tests/cuda/launchers/<name>.cu, for some dtypes and perhaps with other sources below it."""
-    return Launchers(**_sources(name, dtypes, csrc))
-
-
-def compile_launchers(name: str, dtypes: Sequence[torch.dtype], csrc: Path) -> None:
-    """Only compiles what `launchers` loads."""
-    prepare(**_sources(name, dtypes, csrc))
+    defines = " ".join(f"define({TYPES[dtype]})" for dtype in dtypes)
+    flags = [f"-DMAKEMORE_EXT_CUDA_DTYPES(define)={defines}"]
+    return Launchers(SOURCES / f"{name}.cu", flags=flags, include=[csrc])
 
 
 def _numpy(tensor: Tensor) -> np.ndarray[Any, Any]:

@@ -81,11 +81,6 @@ MUTATIONS = [
 NOT_A_BUG = Mutation("a comment", "scale.cu", "// y = round", "// z = round")
 
 
-@pytest.fixture(scope="session")
-def compiled():
-    mutations.prepare([*MUTATIONS, NOT_A_BUG], KERNELS, lambda copy, m: Launchers(copy / m.file))
-
-
 def check(mutation):
     """The cases of the file, in two orders: with all blocks together, and one after another."""
 
@@ -99,11 +94,11 @@ def check(mutation):
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
-def test_caught(mutation, compiled):
+def test_caught(mutation):
     assert mutations.caught(mutation, KERNELS, check(mutation))
 
 
-def test_what_changes_nothing_survives(compiled):
+def test_what_changes_nothing_survives():
     with pytest.raises(Survived, match="a comment"):
         mutations.caught(NOT_A_BUG, KERNELS, check(NOT_A_BUG))
 

@@ -209,11 +209,6 @@ class Launchers:
         return NOT_PERMITTED
 
 
-def prepare(source: Path, *, flags: Sequence[str] = (), include: Sequence[Path] = ()) -> None:
-    """Compiles what Launchers would, and leaves it in the cache."""
-    _compile(source, _stand_in()[0], flags, include)
-
-
 def _convert(argument: Any) -> Any:
     if isinstance(argument, Buffer):
         return ctypes.c_void_p(argument.address)
