@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cuda_bench import Buffer, Device
+from cuda_bench import Buffer, Device, toolkit
 from cuda_bench.launchers import Launchers
 from torch import Tensor
 
@@ -61,12 +61,20 @@ class Arguments(ctypes.Structure):
 
 
 def launchers(
-    name: str, dtypes: Sequence[torch.dtype] = tuple(NUMBERS), csrc: Path = CSRC
+    name: str,
+    dtypes: Sequence[torch.dtype] = tuple(NUMBERS),
+    csrc: Path = CSRC,
+    device_csrc: Path | None = None,
 ) -> Launchers:
-    """tests/cuda/launchers/<name>.cu, for some dtypes and perhaps with other sources below it."""
+    """tests/cuda/launchers/<name>.cu for some dtypes, perhaps with other sources below it.
+
+    With `device_csrc` those are of the device code alone.
+    """
+    source = SOURCES / f"{name}.cu"
     defines = " ".join(f"define({TYPES[dtype]})" for dtype in dtypes)
     flags = [f"-DMAKEMORE_EXT_CUDA_DTYPES(define)={defines}"]
-    return Launchers(SOURCES / f"{name}.cu", flags=flags, include=[csrc])
+    kernels = device_csrc and toolkit.compile_ptx(source, flags=flags, include=[device_csrc])
+    return Launchers(source, flags=flags, include=[csrc], kernels=kernels)
 
 
 def _numpy(tensor: Tensor) -> np.ndarray[Any, Any]:

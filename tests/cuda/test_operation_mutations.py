@@ -1,5 +1,7 @@
 """Broken kernels and launchers of csrc/cuda, each of which the tests' tables must notice."""
 
+from functools import partial
+
 import batch_norm_table
 import cross_entropy_table
 import embedding_table
@@ -29,8 +31,10 @@ CROSS_ENTROPY = [
     Mutation("one element too many", "cuda/vec.cuh", "i < size - vectors * lanes;",
              "i <= size - vectors * lanes;"),
     Mutation("other rows' alignment forgotten", "cuda/vec.cuh",
-             "if (((lane_of(others) != begin) || ...))", "if (begin < 0)"),
-    Mutation("too far to alignment", "cuda/vec.cuh", "(kLanes<T> - begin) % kLanes<T>", "begin"),
+             "if (((lane_of(others) != begin) || ...))", "if (begin < 0)",
+             host=True),
+    Mutation("too far to alignment", "cuda/vec.cuh", "(kLanes<T> - begin) % kLanes<T>", "begin",
+             host=True),
     # A block of rows.
     Mutation("stale sum", "cuda/cross_entropy_sums.cuh", "exp.scale(::exp(step));", ""),
     Mutation("stale shares", "cuda/cross_entropy_sums.cuh", "if (share.total() != 0)",
@@ -77,7 +81,8 @@ CROSS_ENTROPY = [
     Mutation("strides of the classes forgotten", "cuda/cross_entropy.cu",
              "arguments.shape.classes <= 1 ||", "arguments.shape.classes >= 1 ||"),
     Mutation("launcher waits", "cuda/launch.cuh", "const cudaError_t error = cudaGetLastError();",
-             "cudaDeviceSynchronize();\n  const cudaError_t error = cudaGetLastError();"),
+             "cudaDeviceSynchronize();\n  const cudaError_t error = cudaGetLastError();",
+             host=True),
 ]  # fmt: skip
 
 EMBEDDING = [
@@ -119,7 +124,8 @@ BATCH_NORM = [
     Mutation("barrier between the planes' sums dropped", "cuda/batch_norm_planes.cuh",
              "  __syncthreads();\n", ""),
     Mutation("alignment of the result forgotten", "cuda/batch_norm_passes.cuh",
-             "place.in(this->arguments.input), y);", "place.in(this->arguments.input));"),
+             "place.in(this->arguments.input), y);", "place.in(this->arguments.input));",
+             host=True),
     # What becomes of the sums.
     Mutation("sums about zero", "cuda/batch_norm_passes.cuh",
              "(sum - least / kSamples - most / kSamples) * kShare", "0 * (sum + least + most)"),
@@ -143,7 +149,8 @@ BATCH_NORM = [
              "kDown = 1.0f"),
     # The launchers.
     Mutation("workspace too small", "cuda/batch_norm_parts.cuh", "2 * parts + kPassParameters",
-             "2 * parts + 1"),
+             "2 * parts + 1",
+             host=True),
     Mutation("another stream for the second kernel", "cuda/batch_norm.cu",
              "threads, 0, stream>>>(pass)", "threads>>>(pass)"),
     Mutation("too few threads for the parts", "cuda/batch_norm_parts.cuh", "i += blockDim.x",
@@ -192,8 +199,14 @@ OUTSIDE = cross_entropy_table.Case("outside", (5, 33), torch.float32)
 IN_TURN = {"order": "reversed", "concurrent_blocks": 1}
 
 
-def check_cross_entropy(sources):
-    broken = launchers("cross_entropy", SINGLE, sources)
+def broken_launchers(name, mutation, sources):
+    if mutation.host or mutation.file.endswith(".cu"):
+        return launchers(name, SINGLE, sources)
+    return launchers(name, SINGLE, device_csrc=sources)
+
+
+def check_cross_entropy(mutation, sources):
+    broken = broken_launchers("cross_entropy", mutation, sources)
     for case in CASES:
         cross_entropy_table.check(case, broken, Device())
     cross_entropy_table.check_outside(OUTSIDE, -1, broken, Device())
@@ -201,8 +214,8 @@ def check_cross_entropy(sources):
     cross_entropy_table.check(MANY_ROWS, broken, Device())
 
 
-def check_embedding(sources):
-    broken = launchers("embedding", SINGLE, sources)
+def check_embedding(mutation, sources):
+    broken = broken_launchers("embedding", mutation, sources)
     for case in embedding_table.CASES:
         if case.dtype == torch.float32:
             embedding_table.check(case, broken, Device())
@@ -220,22 +233,22 @@ def quick_of_batch_norm():
             yield case
 
 
-def check_batch_norm(sources):
-    broken = launchers("batch_norm", SINGLE, sources)
+def check_batch_norm(mutation, sources):
+    broken = broken_launchers("batch_norm", mutation, sources)
     for case in quick_of_batch_norm():
         batch_norm_table.check(case, broken, Device())
 
 
 @pytest.mark.parametrize("mutation", CROSS_ENTROPY, ids=lambda mutation: mutation.name)
 def test_caught_by_the_table_of_cross_entropy(mutation):
-    assert mutations.caught(mutation, CSRC, check_cross_entropy)
+    assert mutations.caught(mutation, CSRC, partial(check_cross_entropy, mutation))
 
 
 @pytest.mark.parametrize("mutation", EMBEDDING, ids=lambda mutation: mutation.name)
 def test_caught_by_the_table_of_the_embedding(mutation):
-    assert mutations.caught(mutation, CSRC, check_embedding)
+    assert mutations.caught(mutation, CSRC, partial(check_embedding, mutation))
 
 
 @pytest.mark.parametrize("mutation", BATCH_NORM, ids=lambda mutation: mutation.name)
 def test_caught_by_the_table_of_batch_norm(mutation):
-    assert mutations.caught(mutation, CSRC, check_batch_norm)
+    assert mutations.caught(mutation, CSRC, partial(check_batch_norm, mutation))

@@ -24,6 +24,7 @@ class Mutation:
     file: str  # relative to the folder of sources
     find: str
     replace: str
+    host: bool = False  # whether it is in host code, which is compiled again for these alone
 
 
 class Survived(AssertionError):

@@ -145,13 +145,17 @@ def make(target: Path, build: Callable[[Path], object]) -> Path:
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with target.with_name(f"{target.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not target.exists():
-            with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-                partial = Path(folder) / target.name
-                build(partial)
-                partial.replace(target)
+    lock = target.with_name(f"{target.name}.lock")
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        try:
+            if not target.exists():
+                with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+                    partial = Path(folder) / target.name
+                    build(partial)
+                    partial.replace(target)
+        finally:
+            lock.unlink(missing_ok=True)
     return target
 
 
