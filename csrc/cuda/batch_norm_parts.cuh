@@ -118,6 +118,7 @@ struct BatchNormPass {
   template <typename Value>
   __device__ double sum_over(int64_t count, const Value& value) const {
     double sum = 0;
+#pragma unroll 1  // what divides takes too many registers to have several at once
     for (int64_t i = threadIdx.x; i < count; i += blockDim.x) {
       sum += value(i);
     }
