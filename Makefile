@@ -9,6 +9,9 @@ NATIVE := $(shell find csrc tests/cuda tests/sanitize -name '*.h' -o -name '*.cp
 # (pip install .) is built for all of them.
 export TORCH_CUDA_ARCH_LIST ?= 7.5+PTX
 
+# A process for each core, which takes tests from others when it has none left.
+PARALLEL := -n auto --maxprocesses 8 --dist worksteal
+
 CUDA_WHEELS := nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88 \
 	nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85
 
@@ -53,13 +56,13 @@ lint: build
 
 test: lint
 	@echo "==> running the tests"
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 cuda-check: build
 	@if ! PYTHONPATH=tests/cuda $(BIN)/python -c 'import sys; from cuda_bench import toolkit; sys.exit(toolkit.home() is None)'; then \
 		echo "==> installing nvcc"; $(BIN)/pip install --quiet $(CUDA_WHEELS); fi
 	@echo "==> testing the CUDA kernels without a GPU"
-	$(BIN)/pytest tests/cuda
+	$(BIN)/pytest $(PARALLEL) tests/cuda
 
 format: build
 	$(BIN)/ruff format .

@@ -152,7 +152,7 @@ class BuildKernels(BuildExtension):
     def build_extension(self, extension: Extension) -> None:
         jobs = {}
         common = [*COMPILER, *FLAGS, "-fPIC", *inlining_flags()]
-        for capability, flags in KERNEL_BUILDS.items():
+        for capability, flags in reversed(KERNEL_BUILDS.items()):  # what takes longest comes first
             define = f"-DMAKEMORE_EXT_CAPABILITY={capability}"
             jobs[f"cpu_{capability}.o"] = [*common, define, *flags, "-c", "csrc/cpu/kernels.cpp"]
         if CUDA:

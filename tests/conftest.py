@@ -1,4 +1,18 @@
+import os
 import signal
+
+import pytest
 
 # A shell that starts the tests in the background has them ignore SIGINT, and what they start too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Read when torch is imported: of several processes that run tests each computes with one thread,
+# and threads that wait for others sleep.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, so that no process is left with it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)

@@ -26,6 +26,7 @@ EVERY_TIME = "avx2" if torch.cpu._is_avx2_supported() else "default"
 pytestmark = pytest.mark.skipif(shutil.which(COMPILER[0]) is None, reason="no C++ compiler")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "capability",
     [pytest.param(name, marks=() if name == EVERY_TIME else pytest.mark.slow) for name in BUILDS],

@@ -62,6 +62,11 @@ struct Cut {
 // The parameters of apply.
 inline constexpr int kPassParameters = 4;
 
+// By which apply scales elements, exactly, before it subtracts the centre: the difference of any
+// two does not overflow, nor does the inverse of any standard deviation, scaled the other way, come
+// near where floats lose digits.
+inline constexpr float kDown = 0x1p-8f;
+
 template <typename C, int count>
 using Parameters = PerLane<C, count>[kPassParameters];
 
@@ -109,15 +114,15 @@ struct BatchNormPass {
     return invstd(channel) * (arguments.weight == nullptr ? 1.0 : arguments.weight[channel]);
   }
 
-  // In double, over all threads of the block, for its first: the sum of value(i) for i < count.
+  // In double, over and for all threads of the block: the sum of value(i) for i < count.
   template <typename Value>
   __device__ double sum_over(int64_t count, const Value& value) const {
     double sum = 0;
+#pragma unroll 1  // what divides takes too many registers to have several at once
     for (int64_t i = threadIdx.x; i < count; i += blockDim.x) {
       sum += value(i);
     }
-    __syncthreads();  // what block_sum shares may still be read
-    return block_sum(sum);
+    return block_sum_for_all(sum);
   }
 
   __device__ void store_parameter(int parameter, int64_t channel, double value) const {

@@ -13,6 +13,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include "../arguments.h"
 #include "batch_norm_elements.cuh"
@@ -94,7 +95,8 @@ struct ForwardPass : BatchNormPass<T, double> {
     const double distance = sum / static_cast<double>(this->cut.part(part).count());
     const int64_t index = channel * this->cut.parts() + part;
     this->workspace.first[index] = static_cast<double>(centre) + distance;
-    this->workspace.second[index] = fmax(squares - distance * sum, 0.0);
+    const double about_mean = squares - distance * sum;
+    this->workspace.second[index] = about_mean < 0 ? 0.0 : about_mean;  // a NaN stays
   }
 
   __device__ void finish(int64_t channel) const {
@@ -104,34 +106,21 @@ struct ForwardPass : BatchNormPass<T, double> {
       const double sum = this->sum_over(this->cut.parts(), [&](int64_t part) {
         return means[part] * static_cast<double>(this->cut.part(part).count());
       });
-      __shared__ double mean;
-      if (threadIdx.x == 0) {
-        mean = sum / this->count();
-      }
-      __syncthreads();
-      double all_squares = this->sum_over(this->cut.parts(), [&](int64_t part) {
+      const double mean = sum / this->count();
+      const double all_squares = this->sum_over(this->cut.parts(), [&](int64_t part) {
         const double distance = means[part] - mean;
         const auto count = static_cast<double>(this->cut.part(part).count());
         return squares[part] + count * distance * distance;
       });
-      __shared__ bool fits;  // the squares a float
-      if (threadIdx.x == 0) {
-        fits = isfinite(all_squares) || !isfinite(mean);
-      }
-      __syncthreads();
-      if (!fits) {
-        const BatchNormArguments<T>& arguments = this->arguments;
-        all_squares = this->sum_over(arguments.shape.per_channel(), [&](int64_t i) {
-          const double distance = widen(*arguments.input.at(arguments.shape, channel, i)) - mean;
-          return distance * distance;
-        });
-      }
-      if (threadIdx.x == 0) {
-        finish_training(channel, mean, all_squares);
+      if (isfinite(all_squares)) {
+        finish_training(channel, mean, all_squares, 1);
+      } else {
+        sum_again(channel);
       }
     } else if (threadIdx.x == 0) {
       this->mean(channel) = load_element(running.mean, channel);
       this->variance(channel) = load_element(running.variance, channel);
+      this->invstd(channel) = 1 / ::sqrt(this->variance(channel) + this->arguments.eps);
     }
     if (threadIdx.x == 0) {
       store_parameters(channel);
@@ -144,18 +133,43 @@ struct ForwardPass : BatchNormPass<T, double> {
     auto z = Pack<T, count>::load(place.in(this->arguments.input));
 #pragma unroll
     for (int k = 0; k < count; ++k) {
-      z.lane[k] = (z.lane[k] - parameters[0][k]) * parameters[1][k] + parameters[2][k];
+      z.lane[k] = (z.lane[k] * kDown - parameters[0][k]) * parameters[1][k] + parameters[2][k];
     }
     activate(z, this->arguments.activation);
     z.store(place.in(output));
   }
 
  private:
-  __device__ void finish_training(int64_t channel, double mean, double squares) const {
+  // For a channel whose squares, or differences, do not fit the type of the elements; it may have a
+  // NaN or an infinity too. In double they do, those of doubles once they are scaled.
+  __device__ void sum_again(int64_t channel) const {
+    constexpr double kScale = std::is_same_v<T, double> ? 0x1p-600 : 1.0;
+    const ChannelShape& shape = this->arguments.shape;
+    const auto scaled = [&](int64_t i) {
+      return static_cast<double>(widen(*this->arguments.input.at(shape, channel, i))) * kScale;
+    };
+    const double mean = this->sum_over(shape.per_channel(), scaled) / this->count();
+    const double squares = this->sum_over(shape.per_channel(), [&](int64_t i) {
+      const double distance = scaled(i) - mean;
+      return distance * distance;
+    });
+    finish_training(channel, mean, squares, kScale);
+  }
+
+  // Of values that were scaled.
+  __device__ void finish_training(int64_t channel, double mean, double squares,
+                                  double scale) const {
+    if (threadIdx.x != 0) {
+      return;
+    }
     const double count = this->count();
-    const double variance = squares / (count - this->arguments.correction);
+    const double of_scaled = squares / (count - this->arguments.correction);
+    const double variance = of_scaled / scale / scale;
+    mean /= scale;
     this->mean(channel) = mean;
     this->variance(channel) = variance;
+    this->invstd(channel) =
+        isinf(variance) ? scale / ::sqrt(of_scaled) : 1 / ::sqrt(variance + this->arguments.eps);
     if (running.mean.data != nullptr) {
       update(running.mean, channel, mean);
       update(running.variance, channel,
@@ -171,13 +185,12 @@ struct ForwardPass : BatchNormPass<T, double> {
   // The mean in two parts, of which the low one is part of the bias.
   __device__ void store_parameters(int64_t channel) const {
     const BatchNormArguments<T>& arguments = this->arguments;
-    this->invstd(channel) = 1 / ::sqrt(this->variance(channel) + arguments.eps);
     const double mean = this->mean(channel);
     const double scale = this->scale(channel);
     const double bias = arguments.bias == nullptr ? 0.0 : arguments.bias[channel];
     const C centre = static_cast<C>(mean);
-    this->store_parameter(0, channel, centre);
-    this->store_parameter(1, channel, scale);
+    this->store_parameter(0, channel, centre * kDown);
+    this->store_parameter(1, channel, scale / kDown);
     this->store_parameter(2, channel, bias - (mean - static_cast<double>(centre)) * scale);
     this->store_parameter(3, channel, 0);
   }
@@ -255,6 +268,9 @@ struct BackwardPass : BatchNormPass<T, const double> {
       products =
           this->sum_over(this->cut.parts(), [&](int64_t part) { return about_centre[part]; });
       products = (products - rest * sum) * invstd;  // sum dz xhat
+      if (!isfinite(products) && isfinite(invstd)) {
+        products = sum_products_again(channel);
+      }
     }
     if (threadIdx.x != 0) {
       return;
@@ -264,10 +280,10 @@ struct BackwardPass : BatchNormPass<T, const double> {
       gradients.grad_bias[channel] = static_cast<C>(sum);
     }
     const double slope = products * invstd / (this->count() - this->arguments.correction);
-    this->store_parameter(0, channel, centre);
+    this->store_parameter(0, channel, centre * kDown);
     this->store_parameter(1, channel, this->scale(channel));
     this->store_parameter(2, channel, sum / this->count() - rest * slope);
-    this->store_parameter(3, channel, slope);
+    this->store_parameter(3, channel, slope / kDown);
   }
 
   // dx = scale (dz - shift - (x - centre) slope); evaluation has neither shift nor slope.
@@ -278,8 +294,8 @@ struct BackwardPass : BatchNormPass<T, const double> {
       const auto x = Pack<T, count>::load(place.in(this->arguments.input));
 #pragma unroll
       for (int k = 0; k < count; ++k) {
-        dx.lane[k] =
-            (dx.lane[k] - parameters[2][k]) - (x.lane[k] - parameters[0][k]) * parameters[3][k];
+        dx.lane[k] = (dx.lane[k] - parameters[2][k]) -
+                     (x.lane[k] * kDown - parameters[0][k]) * parameters[3][k];
       }
     }
 #pragma unroll
@@ -290,6 +306,18 @@ struct BackwardPass : BatchNormPass<T, const double> {
   }
 
  private:
+  // sum dz xhat where dz (x - centre) did not fit the type of the elements: in double, of xhat.
+  __device__ double sum_products_again(int64_t channel) const {
+    const ChannelShape& shape = this->arguments.shape;
+    const double mean = this->mean(channel) * kDown;
+    const double invstd = this->invstd(channel) / kDown;
+    return this->sum_over(shape.per_channel(), [&](int64_t i) {
+      const Place place{i / shape.inner, channel, i % shape.inner};
+      const double x = widen(*place.in(this->arguments.input));
+      return before_activation<1>(place).lane[0] * ((x * kDown - mean) * invstd);
+    });
+  }
+
   // dz.
   template <int count>
   __device__ Pack<T, count> before_activation(const Place& place) const {

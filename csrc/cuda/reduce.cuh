@@ -95,4 +95,15 @@ __device__ inline double block_sum(double value) {
   return warp_sum(thread % kWarpSize < warps ? of_warp[thread % kWarpSize] : 0.0);
 }
 
+// The same for all threads; sums may follow each other without a barrier between them.
+__device__ inline double block_sum_for_all(double value) {
+  __shared__ double total;
+  value = block_sum(value);
+  if (threadIdx.y * blockDim.x + threadIdx.x == 0) {
+    total = value;
+  }
+  __syncthreads();
+  return total;
+}
+
 }  // namespace makemore_ext::cuda

@@ -1,5 +1,7 @@
 """Derivatives of every order and mode, torch.func's transforms, torch.compile."""
 
+from functools import partial
+
 import pytest
 import torch
 from batch_norm_cases import Case
@@ -16,11 +18,9 @@ pytestmark = [
 ]
 
 SHAPES = ((5, 3), (4, 2, 3), (2, 3, 2, 2))
-CHECKS = {
-    "gradient": gradcheck,
-    "forward mode": lambda *args: gradcheck(*args, check_forward_ad=True, check_backward_ad=False),
-    "second order": gradgradcheck,
-    "forward over reverse": lambda *args: gradgradcheck(*args, check_fwd_over_rev=True),
+CHECKS = {  # either in reverse and in forward mode
+    "first order": partial(gradcheck, check_forward_ad=True),
+    "second order": partial(gradgradcheck, check_fwd_over_rev=True),
 }
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 training_or_not = pytest.mark.parametrize("training", [True, False])
@@ -28,8 +28,7 @@ training_or_not = pytest.mark.parametrize("training", [True, False])
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
 @shapes
-@training_or_not
-@pytest.mark.parametrize("correction", [0, 1])
+@pytest.mark.parametrize(("training", "correction"), [(True, 0), (True, 1), (False, 0)])
 @pytest.mark.parametrize("activation", [None, "tanh", "relu"])
 def test_derivatives(check, activation, correction, training, shape):
     case = Case(shape, torch.float64)
@@ -221,9 +220,10 @@ def test_vmap_refuses_to_update_what_is_not_batched():
 # ---- torch.compile, export and the operators ----
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 @training_or_not
-@pytest.mark.parametrize("shape", [(6, 5), (2, 3, 4, 4)], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "backend"), [((6, 5), "aot_eager"), ((2, 3, 4, 4), "inductor")], ids=str
+)
 def test_compile(shape, training, backend):
     results = []
     for compiled in (False, True):
@@ -242,9 +242,10 @@ def test_compile(shape, training, backend):
     torch.testing.assert_close(*results)
 
 
-@pytest.mark.parametrize("shape", [(6, 5), (2, 3, 4, 4)], ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((6, 5), torch.float32), ((2, 3, 4, 4), torch.bfloat16)], ids=str
+)
+@training_or_not
 def test_operators_pass_opcheck(training, dtype, shape):
     operators = torch.ops.makemore_ext
     case = Case(shape, dtype, parameter_dtype=torch.float32)

@@ -61,6 +61,15 @@ def beyond_squares(x: Tensor) -> Tensor:
     return x.mul(1e22).add(1e23)
 
 
+def far_apart(x: Tensor) -> Tensor:
+    """Whose differences do not fit a float."""
+    return x.clamp(-1, 1).mul(3.3e38)
+
+
+def near_the_limit(x: Tensor) -> Tensor:
+    return x.clamp(-3, 3).mul(1e37).add(3e38)
+
+
 def outlier_first(x: Tensor) -> Tensor:
     x[0, :, 0] = 1000
     return x
@@ -201,6 +210,9 @@ def _table() -> list[Case]:
     add("far from zero", (150, 24, 1), (5, 3, 121), values=far_and_coarse, dtypes=narrow)
     add("beyond squares", (37, 24, 1), (5, 3, 121), values=beyond_squares,
         dtypes=[torch.bfloat16, torch.float32])  # fmt: skip
+    for name, values in {"far apart": far_apart, "near the limit": near_the_limit}.items():
+        add(name, (37, 24, 1), (5, 3, 121), values=values, dtypes=[torch.bfloat16, torch.float32],
+            running=torch.float64)  # fmt: skip
     add("outlier first", (150, 24, 1), (5, 3, 121), values=outlier_first,
         dtypes=[torch.float16, torch.float32])  # fmt: skip
     add("constant", (37, 24, 1), (3, 5, 80), values=constant, dtypes=[torch.float16, torch.float64])

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from cuda_bench import Buffer, Device
-from cuda_bench.launchers import Launchers, prepare
+from cuda_bench import Buffer, Device, toolkit
+from cuda_bench.launchers import Launchers
 from torch import Tensor
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
@@ -60,25 +60,21 @@ class Arguments(ctypes.Structure):
     )
 
 
-def _sources(name: str, dtypes: Sequence[torch.dtype], csrc: Path) -> dict[str, Any]:
-    defines = " ".join(f"define({TYPES[dtype]})" for dtype in dtypes)
-    return {
-        "source": SOURCES / f"{name}.cu",
-        "flags": [f"-DMAKEMORE_EXT_CUDA_DTYPES(define)={defines}"],
-        "include": [csrc],
-    }
-
-
 def launchers(
-    name: str, dtypes: Sequence[torch.dtype] = tuple(NUMBERS), csrc: Path = CSRC
+    name: str,
+    dtypes: Sequence[torch.dtype] = tuple(NUMBERS),
+    csrc: Path = CSRC,
+    device_csrc: Path | None = None,
 ) -> Launchers:
-    """tests/cuda/launchers/<name>.cu, for some dtypes and perhaps with other sources below it."""
-    return Launchers(**_sources(name, dtypes, csrc))
+    """tests/cuda/launchers/<name>.cu for some dtypes, perhaps with other sources below it.
 
-
-def compile_launchers(name: str, dtypes: Sequence[torch.dtype], csrc: Path) -> None:
-    """Only compiles what `launchers` loads."""
-    prepare(**_sources(name, dtypes, csrc))
+    With `device_csrc` those are of the device code alone.
+    """
+    source = SOURCES / f"{name}.cu"
+    defines = " ".join(f"define({TYPES[dtype]})" for dtype in dtypes)
+    flags = [f"-DMAKEMORE_EXT_CUDA_DTYPES(define)={defines}"]
+    kernels = device_csrc and toolkit.compile_ptx(source, flags=flags, include=[device_csrc])
+    return Launchers(source, flags=flags, include=[csrc], kernels=kernels)
 
 
 def _numpy(tensor: Tensor) -> np.ndarray[Any, Any]:

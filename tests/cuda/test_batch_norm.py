@@ -8,7 +8,14 @@ import torch
 from batch_norm_table import CASES, TANH, Case, check
 from cuda_bench import Device
 from launched import NUMBERS, call, launchers
-from launched_batch_norm import Arguments, ChannelShape, ChannelView, RunningStatistics
+from launched_batch_norm import (
+    Arguments,
+    BatchNorm,
+    ChannelShape,
+    ChannelView,
+    Options,
+    RunningStatistics,
+)
 from support_cuda import needs_nvcc
 
 pytestmark = needs_nvcc
@@ -64,6 +71,30 @@ def test_running_statistics_may_have_strides(training, compiled):
     case = Case("strides", (9, 5, 1), torch.float32, running=torch.float32, options=options)
     spread = dataclasses.replace(case, running_step=3)
     assert check(spread, compiled, Device()) == check(case, compiled, Device())
+
+
+@pytest.mark.parametrize("shape", [(37, 24, 1), (5, 3, 121)])
+def test_doubles_whose_squares_overflow(shape, compiled):
+    # As those of a tenth of the exponent, but for the scale of the input's gradient.
+    case = Case("doubles", shape, torch.float64, values=lambda x: x.clamp(-3, 3))
+    results = []
+    for scale in (0.0, 1021.0):
+        input = case.input() * 2**scale
+        norm = BatchNorm(Device(), compiled, input, *case.parameters(), Options(eps=0.0))
+        output, statistics, *_ = norm.forward(None, None)
+        grad_input, *of_parameters = norm.backward(case.grad_output(), None, statistics)
+        results.append((output, grad_input * 2**scale, *of_parameters))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 1), (1, 3, 80)])
+def test_frozen_statistics_near_the_limit(shape, compiled):
+    input = torch.tensor([3e38, -3e38, 1.0]).view(1, 3, 1).expand(shape).contiguous()
+    mean, variance = torch.full((3,), -3e38), torch.tensor([1e38, 1e38, 1e38])
+    norm = BatchNorm(Device(), compiled, input, None, None, Options(training=False))
+    output = norm.forward(mean, variance)[0]
+    expected = (input.double() - mean.double()[:, None]) / variance.double().sqrt()[:, None]
+    torch.testing.assert_close(output.double(), expected)
 
 
 def failing(compiled, shape):

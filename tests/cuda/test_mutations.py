@@ -1,7 +1,7 @@
 """Broken sample kernels and launchers, each of which the bench must notice."""
 
 import pytest
-from cuda_bench import Device, mutations
+from cuda_bench import Device, mutations, toolkit
 from cuda_bench.launchers import Launchers
 from cuda_bench.mutations import Mutation, Survived
 from samples import CASES
@@ -28,13 +28,17 @@ MUTATIONS = [
              "if (threadIdx.x < threads / 32)", "if (threadIdx.x < threads / 64)"),
     Mutation("stale maximum", "softmax.cu", "a.sum * expf(a.maximum - maximum)", "a.sum"),
     Mutation("grid too small", "softmax.cu", "<<<unsigned(rows), threads",
-             "<<<unsigned(rows > 1 ? rows - 1 : 1), threads"),
+             "<<<unsigned(rows > 1 ? rows - 1 : 1), threads",
+             host=True),
     Mutation("grid too large", "softmax.cu", "<<<unsigned(rows), threads",
-             "<<<unsigned(rows + 1), threads"),
+             "<<<unsigned(rows + 1), threads",
+             host=True),
     Mutation("block too small", "softmax.cu", "<<<unsigned(rows), threads",
-             "<<<unsigned(rows), threads / 2"),
+             "<<<unsigned(rows), threads / 2",
+             host=True),
     Mutation("launcher waits", "softmax.cu", "  return cudaGetLastError();",
-             "  cudaDeviceSynchronize();\n  return cudaGetLastError();"),
+             "  cudaDeviceSynchronize();\n  return cudaGetLastError();",
+             host=True),
     Mutation("barrier in a branch", "column_sums.cu",
              "[(threadIdx.y + half) * width + threadIdx.x];\n    __syncthreads();",
              "[(threadIdx.y + half) * width + threadIdx.x], __syncthreads();"),
@@ -55,9 +59,11 @@ MUTATIONS = [
              "partial[blockIdx.y * columns + column] = sums[threadIdx.x];",
              "atomicAdd(&partial[column], sums[threadIdx.x]);"),
     Mutation("count not cleared", "column_sums.cu",
-             "  cudaMemsetAsync(finished, 0, grid.x * sizeof(unsigned), on);\n", ""),
+             "  cudaMemsetAsync(finished, 0, grid.x * sizeof(unsigned), on);\n", "",
+             host=True),
     Mutation("too little shared memory", "column_sums.cu", "width * height * sizeof(float), on",
-             "width * (height - 1) * sizeof(float), on"),
+             "width * (height - 1) * sizeof(float), on",
+             host=True),
     Mutation("tile overlaps", "column_sums.cu", "min(first + tile_rows, rows)",
              "min(first + tile_rows + 1, rows)"),
     Mutation("plain shared add", "histogram.cu", "atomicAdd(&local[indices[i]], 1u);",
@@ -73,24 +79,25 @@ MUTATIONS = [
     Mutation("index in 32-bit float", "scale.cu", "float(value) * factor", "float(value)"),
     Mutation("swapped arguments", "scale.cu",
              "static_cast<const T*>(input), static_cast<T*>(output)",
-             "static_cast<const T*>(output), static_cast<T*>(const_cast<void*>(input))"),
+             "static_cast<const T*>(output), static_cast<T*>(const_cast<void*>(input))",
+             host=True),
     Mutation("count in bytes", "scale.cu", "static_cast<T*>(output), count, factor);",
-             "static_cast<T*>(output), count * int64_t(sizeof(T)), factor);"),
+             "static_cast<T*>(output), count * int64_t(sizeof(T)), factor);",
+             host=True),
 ]  # fmt: skip
 
 NOT_A_BUG = Mutation("a comment", "scale.cu", "// y = round", "// z = round")
-
-
-@pytest.fixture(scope="session")
-def compiled():
-    mutations.prepare([*MUTATIONS, NOT_A_BUG], KERNELS, lambda copy, m: Launchers(copy / m.file))
 
 
 def check(mutation):
     """The cases of the file, in two orders: with all blocks together, and one after another."""
 
     def run(sources):
-        broken = Launchers(sources / mutation.file)
+        source = sources / mutation.file
+        if mutation.host:
+            broken = Launchers(source)
+        else:
+            broken = Launchers(KERNELS / mutation.file, kernels=toolkit.compile_ptx(source))
         for case in CASES[mutation.file].values():
             case(broken, Device())
             case(broken, Device(order="reversed", concurrent_blocks=1))
@@ -99,11 +106,11 @@ def check(mutation):
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
-def test_caught(mutation, compiled):
+def test_caught(mutation):
     assert mutations.caught(mutation, KERNELS, check(mutation))
 
 
-def test_what_changes_nothing_survives(compiled):
+def test_what_changes_nothing_survives():
     with pytest.raises(Survived, match="a comment"):
         mutations.caught(NOT_A_BUG, KERNELS, check(NOT_A_BUG))
 

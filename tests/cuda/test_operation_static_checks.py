@@ -1,7 +1,5 @@
 """The kernels of csrc/cuda compile cleanly everywhere, within a budget, with 16-byte accesses."""
 
-from functools import partial
-
 import pytest
 from cuda_bench import static_checks, toolkit
 from launched import CSRC
@@ -25,7 +23,7 @@ BUDGETS = {
     "batch_norm_apply_columns": (64, 0),
     "batch_norm_sum_planes": (80, 256),
     "batch_norm_apply_planes": (80, 0),
-    "batch_norm_finish": (64, 272),
+    "batch_norm_finish": (64, 264),
 }
 # Those that stream tensors: each instance of them loads and stores vectors. That of the embedding
 # has two steps, the first of which does.
@@ -37,20 +35,6 @@ WIDE_LOADS = (*WIDE, "22batch_norm_sum_columns", "21batch_norm_sum_planes")
 FILES = sorted((CSRC / "cuda").glob("*.cu"))
 
 
-def compile_ahead():
-    return [
-        partial(static_checks.build, path, architecture)
-        for path in FILES
-        for architecture in toolkit.ARCHITECTURES
-    ]
-
-
-@pytest.fixture(scope="module")
-def built(compiled_ahead):
-    """By the file's name and the architecture."""
-    return {(one.cubin.name.split("-")[0], one.architecture): one for one in compiled_ahead}
-
-
 def budget_of(mangled):
     [name] = [name for name in BUDGETS if f"{len(name)}{name}" in mangled]
     return BUDGETS[name]
@@ -58,8 +42,8 @@ def budget_of(mangled):
 
 @pytest.mark.parametrize("architecture", toolkit.ARCHITECTURES)
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
-def test_budget(file, architecture, built):
-    resources = built[file.stem, architecture].resources
+def test_budget(file, architecture):
+    resources = static_checks.build(file, architecture).resources
     assert resources
     for mangled, used in resources.items():
         assert (used.stack, used.spill_stores, used.spill_loads) == (0, 0, 0), mangled
@@ -71,9 +55,10 @@ def test_budget(file, architecture, built):
 @needs_nvdisasm
 @pytest.mark.parametrize("architecture", toolkit.ARCHITECTURES)
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
-def test_wide_accesses_and_no_local_memory(file, architecture, built):
-    kernels = static_checks.disassemble(built[file.stem, architecture].cubin)
-    assert len(kernels) == len(built[file.stem, architecture].resources)
+def test_wide_accesses_and_no_local_memory(file, architecture):
+    built = static_checks.build(file, architecture)
+    kernels = static_checks.disassemble(built.cubin)
+    assert len(kernels) == len(built.resources)
     for mangled, instructions in kernels.items():
         found = static_checks.accesses(instructions)
         assert not any(kind.startswith(("LDL", "STL")) for kind in found), mangled

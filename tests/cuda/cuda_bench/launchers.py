@@ -106,7 +106,7 @@ def _stand_in() -> tuple[Path, ctypes.CDLL]:
 
 
 class Launchers:
-    """The extern "C" functions of a .cu file."""
+    """The extern "C" functions of a .cu file; its kernels, or those of some other PTX."""
 
     def __init__(
         self,
@@ -115,10 +115,13 @@ class Launchers:
         *,
         flags: Sequence[str] = (),
         include: Sequence[Path] = (),
+        kernels: Path | None = None,
     ) -> None:
         path, self._runtime = _stand_in()
         library, text = _compile(source, path, flags, include)
-        if architecture != HOST_ARCHITECTURE:  # the host code is the same for all
+        if kernels is not None:
+            text = kernels
+        elif architecture != HOST_ARCHITECTURE:  # the host code is the same for all
             text = toolkit.compile_ptx(source, architecture, flags=flags, include=include)
         self.module = ptx.parse(text.read_text())
         self.architecture = architecture
@@ -207,11 +210,6 @@ class Launchers:
         fault = Fault("launch", f"{function.decode()} in a launcher: no CUDA graph could hold it")
         self._fault = self._fault or fault
         return NOT_PERMITTED
-
-
-def prepare(source: Path, *, flags: Sequence[str] = (), include: Sequence[Path] = ()) -> None:
-    """Compiles what Launchers would, and leaves it in the cache."""
-    _compile(source, _stand_in()[0], flags, include)
 
 
 def _convert(argument: Any) -> Any:

@@ -7,10 +7,8 @@ the whole source passes must then raise, either a Fault or an AssertionError for
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +24,7 @@ class Mutation:
     file: str  # relative to the folder of sources
     find: str
     replace: str
+    host: bool = False  # whether it is in host code, which is compiled again for these alone
 
 
 class Survived(AssertionError):
@@ -49,14 +48,6 @@ def apply(mutation: Mutation, sources: Path) -> Path:
         (partial / mutation.file).write_text(text.replace(mutation.find, mutation.replace))
 
     return toolkit.make(copy, build)
-
-
-def prepare(
-    mutations: Iterable[Mutation], sources: Path, compile: Callable[[Path, Mutation], object]
-) -> None:
-    """Compiles all mutants with every processor, so that the tests only run them."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda mutation: compile(apply(mutation, sources), mutation), mutations))
 
 
 def caught(mutation: Mutation, sources: Path, check: Callable[[Path], None]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,20 +60,6 @@ def build(
     return Built(architecture, cubin, parse_resources(log.read_text()))
 
 
-def build_all(
-    source: Path,
-    architectures: Iterable[str] = toolkit.ARCHITECTURES,
-    *,
-    flags: Sequence[str] = (),
-    include: Sequence[Path] = (),
-) -> list[Built]:
-    """The same for several architectures, two at a time."""
-    with ThreadPoolExecutor(2) as pool:
-        return list(
-            pool.map(lambda name: build(source, name, flags=flags, include=include), architectures)
-        )
-
-
 def parse_resources(log: str) -> dict[str, Resources]:
     """Reads the output of `ptxas -v`."""
     found = {}
@@ -95,7 +80,7 @@ def disassemble(cubin: Path) -> dict[str, list[str]]:
     program = toolkit.tool("nvdisasm")
     if program is None:
         raise toolkit.CompileError("no nvdisasm: pip install 'nvidia-cuda-nvdisasm>=13.2'")
-    text = toolkit.run([program, "-c", cubin])
+    text = toolkit.run([program, "-c", "-ndf", cubin])  # no analysis of dataflow: slow
     kernels: dict[str, list[str]] = {}
     current: list[str] = []
     for line in text.splitlines():

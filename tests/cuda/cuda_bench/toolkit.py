@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import os
@@ -140,13 +141,21 @@ def compile_ptx(
 
 
 def make(target: Path, build: Callable[[Path], object]) -> Path:
-    """Builds a file unless it is there; several processes may ask for it at once."""
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            partial = Path(folder) / target.name
-            build(partial)
-            partial.replace(target)
+    """Builds a file unless it is there; of several processes that ask at once, one does."""
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = target.with_name(f"{target.name}.lock")
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        try:
+            if not target.exists():
+                with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+                    partial = Path(folder) / target.name
+                    build(partial)
+                    partial.replace(target)
+        finally:
+            lock.unlink(missing_ok=True)
     return target
 
 
