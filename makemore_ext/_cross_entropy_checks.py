@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from makemore_ext._cross_entropy_transforms import class_dim
 from makemore_ext._validation import FLOATING, check_device, describe, overlaps_itself
 
+INDICES = (torch.int64, torch.uint8)
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}  # torch's numbering
 
 
@@ -48,33 +48,31 @@ def _is_valid(
 ) -> bool:
     if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
         return False
-    if input.dim() == 0 or input.dtype not in FLOATING or input.layout != torch.strided:
+    dtype, device, shape, target_dtype = input.dtype, input.device, input.shape, target.dtype
+    if dtype not in FLOATING or not shape or input.layout != torch.strided:
         return False
-    if target.device != input.device or target.layout != torch.strided:
+    if target.device != device or target.layout != torch.strided:
         return False
     if reduction not in REDUCTIONS or not isinstance(ignore_index, int):
         return False
     if not isinstance(label_smoothing, (int, float)) or not 0.0 <= label_smoothing <= 1.0:
         return False
-    dim = class_dim(input)
-    if target.dtype in FLOATING:
-        if target.shape != input.shape or ignore_index >= 0:
+    dim = 0 if len(shape) == 1 else 1
+    if target_dtype in FLOATING:
+        if target.shape != shape or ignore_index >= 0:
             return False
-    elif (
-        target.dtype not in (torch.int64, torch.uint8)
-        or target.shape != input.shape[:dim] + input.shape[dim + 1 :]
-    ):
+    elif target_dtype not in INDICES or target.shape != (*shape[:dim], *shape[dim + 1 :]):
         return False
     if weight is None:
         return True
-    if not isinstance(weight, Tensor) or weight.shape != input.shape[dim : dim + 1]:
+    if not isinstance(weight, Tensor) or weight.shape != shape[dim : dim + 1]:
         return False
-    if weight.device != input.device or weight.layout != torch.strided:
+    if weight.device != device or weight.layout != torch.strided:
         return False
-    if target.dtype in FLOATING:
+    if target_dtype in FLOATING:
         return weight.dtype in FLOATING
     return not (weight.requires_grad and torch.is_grad_enabled()) and (
-        weight.dtype == input.dtype or torch.is_autocast_enabled(input.device.type)
+        weight.dtype == dtype or torch.is_autocast_enabled(device.type)
     )
 
 

@@ -21,6 +21,7 @@
 #include "batch_norm_strips.h"
 #include "kernels.h"
 #include "parallel.h"
+#include "stream.h"
 #include "vec.h"
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
@@ -35,6 +36,12 @@ struct Statistics {
   Statistics(Value* statistics, int64_t channels)
       : mean(statistics), variance(mean + channels), invstd(variance + channels) {}
 };
+
+// Whether a result of this shape is written past the caches.
+template <typename T>
+inline bool is_large(const ChannelShape& shape) {
+  return shape.elements() * static_cast<int64_t>(sizeof(T)) >= kStreamedBytes;
+}
 
 // The most parameters of apply.
 inline constexpr int kPassParameters = 4;
@@ -106,8 +113,11 @@ class ForwardPass {
   template <typename Strip, typename Locate>
   void apply(const Locate& locate, int64_t rows, int64_t count, const C* parameters,
              int64_t stride) const {
-    normalize<Strip, activation, T>(locate(arguments_.input), locate(output_), rows, count,
-                                    parameters, parameters + stride, parameters + 2 * stride);
+    with_stores<Strip>(is_large<T>(shape()), locate(output_), [&](auto streamed) {
+      normalize<Strip, activation, decltype(streamed)::value, T>(
+          locate(arguments_.input), locate(output_), rows, count, parameters, parameters + stride,
+          parameters + 2 * stride);
+    });
   }
 
   void apply_extreme(int64_t channel, int64_t begin, int64_t end) const {
@@ -198,9 +208,12 @@ class BackwardPass {
   void apply(const Locate& locate, int64_t rows, int64_t count, const C* parameters,
              int64_t stride) const {
     const auto write = [&](auto feedback) {
-      input_gradient<Strip, activation, decltype(feedback)::value, T>(
-          gradient_rows(locate), locate(arguments_.input), locate(gradients_.grad_input), rows,
-          count, parameters, parameters + stride, parameters + 2 * stride, parameters + 3 * stride);
+      with_stores<Strip>(is_large<T>(shape()), locate(gradients_.grad_input), [&](auto streamed) {
+        input_gradient<Strip, activation, decltype(feedback)::value, decltype(streamed)::value, T>(
+            gradient_rows(locate), locate(arguments_.input), locate(gradients_.grad_input), rows,
+            count, parameters, parameters + stride, parameters + 2 * stride,
+            parameters + 3 * stride);
+      });
     };
     if (arguments_.training) {
       write(std::true_type{});
@@ -256,6 +269,7 @@ void run_pass(const Layout& layout, int64_t elements) {
       if (result) {
         layout.prepare(block);
         layout.apply(block, 0);
+        finish_stores();
       }
     });
     return;
@@ -282,7 +296,10 @@ void run_pass(const Layout& layout, int64_t elements) {
   }
   if (result) {
     for_each_block([&](int64_t block) { layout.prepare(block); });
-    for_each_cell([&](int64_t block, int64_t piece) { layout.apply(block, piece); });
+    for_each_cell([&](int64_t block, int64_t piece) {
+      layout.apply(block, piece);
+      finish_stores();
+    });
   }
 }
 

@@ -7,21 +7,19 @@
 // two terms are added in the type of the elements before they are widened.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 
 #include "elementary.h"
 #include "kernels.h"
+#include "stream.h"
 #include "vec.h"
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 
 // As many vectors as there are registers for, with four parameters for each.
 inline constexpr int kWideStrip = MAKEMORE_EXT_VECTOR_BYTES == 64 ? 4 : 2;
-
-// How far ahead of the sums memory is asked for: several rows at once are no stream that a
-// processor sees by itself.
-inline constexpr int64_t kPrefetchRows = 16;
 
 // Elements of the widest strip: arrays over columns have room for a multiple of it.
 template <typename T>
@@ -72,7 +70,27 @@ struct StripRows {
   T* at(int64_t row, int vector) const {
     return data + row * stride + vector * kLanes<std::remove_const_t<T>>;
   }
+
+  // How far ahead of the sums memory is asked for: rows apart are no stream that a processor sees
+  // by itself; where they follow each other, it stops at every page.
+  int64_t ahead_bytes() const {
+    constexpr int64_t kRows = 16;
+    constexpr int64_t kBytes = 4096;
+    return std::max<int64_t>(kBytes, kRows * stride * static_cast<int64_t>(sizeof(T)));
+  }
 };
+
+// Calls body(streamed) with whether to store these rows past the caches.
+template <typename Strip, typename T, typename Body>
+inline void with_stores(bool is_large, StripRows<T> rows, const Body& body) {
+  if constexpr (Strip::vectors > 1) {
+    const int64_t stride_bytes = rows.stride * static_cast<int64_t>(sizeof(T));
+    if (is_large && is_aligned(rows.data) && stride_bytes % kStoredBytes<T> == 0) {
+      return body(std::true_type{});
+    }
+  }
+  body(std::false_type{});
+}
 
 template <typename C>
 struct TwoTerms {
@@ -113,14 +131,24 @@ inline void add_moments(StripRows<const T> x, int64_t rows, int64_t count, const
   static_assert(Strip::vectors == 1);
   using C = Compute<T>;
   const Vec<C> c = load(centre);
+  const int64_t ahead = x.ahead_bytes();
   add_rows<T>(rows, sum, squares, [&](int64_t row) {
-    __builtin_prefetch(x.at(row + kPrefetchRows, 0));
+    read_ahead(x.at(row, 0), ahead);
     Vec<C> difference = load_lanes<Strip::partial>(x.at(row, 0), count, C(0)) - c;
     if constexpr (Strip::partial) {
       difference = lane_numbers<C>() < Bits<C>(count) ? difference : Vec<C>{};
     }
     return TwoTerms<C>{difference, difference * difference};
   });
+}
+
+template <typename Strip, bool streamed, typename T>
+inline void store_strip(T* destination, Vec<Compute<T>> value, int64_t count) {
+  if constexpr (Strip::partial) {
+    store_partial(destination, value, count);
+  } else {
+    store_through<streamed>(destination, value);
+  }
 }
 
 template <Activation activation, typename T>
@@ -147,7 +175,7 @@ inline Vec<T> activate_backward(Vec<T> grad, Vec<T> y) {
 }
 
 // y = activation((x - centre) scale + bias)
-template <typename Strip, Activation activation, typename T>
+template <typename Strip, Activation activation, bool streamed, typename T>
 inline void normalize(StripRows<const T> x, StripRows<T> y, int64_t rows, int64_t count,
                       const Compute<T>* centre, const Compute<T>* scale, const Compute<T>* bias) {
   using C = Compute<T>;
@@ -161,7 +189,7 @@ inline void normalize(StripRows<const T> x, StripRows<T> y, int64_t rows, int64_
     for (int v = 0; v < Strip::vectors; ++v) {
       const Vec<C> input = load_lanes<Strip::partial>(x.at(row, v), count, C(0));
       const Vec<C> z = (input - c[v]) * s[v] + b[v];
-      store_lanes<Strip::partial>(y.at(row, v), activate<activation, C>(z), count);
+      store_strip<Strip, streamed>(y.at(row, v), activate<activation, C>(z), count);
     }
   }
 }
@@ -193,9 +221,10 @@ inline void add_gradient_moments(GradientRows<T> gradient, StripRows<const T> x,
   static_assert(Strip::vectors == 1);
   using C = Compute<T>;
   const Vec<C> c = load(centre);
+  const int64_t ahead = x.ahead_bytes();
   add_rows<T>(rows, sum, products, [&](int64_t row) {
-    __builtin_prefetch(x.at(row + kPrefetchRows, 0));
-    __builtin_prefetch(gradient.grad.at(row + kPrefetchRows, 0));
+    read_ahead(x.at(row, 0), ahead);
+    read_ahead(gradient.grad.at(row, 0), ahead);
     const Vec<C> dz = gradient.template before_activation<Strip, activation>(row, 0, count);
     const Vec<C> input = load_lanes<Strip::partial>(x.at(row, 0), count, C(0));
     return TwoTerms<C>{dz, dz * (input - c)};
@@ -204,7 +233,7 @@ inline void add_gradient_moments(GradientRows<T> gradient, StripRows<const T> x,
 
 // dx = scale (dz - shift - (x - centre) slope). Without feedback shift and slope are 0, and x is
 // not read.
-template <typename Strip, Activation activation, bool feedback, typename T>
+template <typename Strip, Activation activation, bool feedback, bool streamed, typename T>
 inline void input_gradient(GradientRows<T> gradient, StripRows<const T> x, StripRows<T> dx,
                            int64_t rows, int64_t count, const Compute<T>* centre,
                            const Compute<T>* scale, const Compute<T>* shift,
@@ -224,7 +253,7 @@ inline void input_gradient(GradientRows<T> gradient, StripRows<const T> x, Strip
         const Vec<C> input = load_lanes<Strip::partial>(x.at(row, v), count, C(0));
         dz = (dz - offset[v]) - (input - c[v]) * per_x[v];
       }
-      store_lanes<Strip::partial>(dx.at(row, v), dz * factor[v], count);
+      store_strip<Strip, streamed>(dx.at(row, v), dz * factor[v], count);
     }
   }
 }

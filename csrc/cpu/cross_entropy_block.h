@@ -59,14 +59,16 @@ struct alignas(64) BlockState {
 // what the last one has too many.
 template <typename Body>
 inline void for_each_row_vector(RowBlock block, const Body& body) {
-  for (int64_t i = 0; i < block.count; i += kLanes<double>) {
+  const int64_t count = std::min(block.count, kBlockRows);  // tells the compiler how many at most
+  for (int64_t i = 0; i < count; i += kLanes<double>) {
     body(i);
   }
 }
 
 template <typename T>
 inline void round_rows(RowBlock block, const double* exact, T* rounded) {
-  for (int64_t i = 0; i < block.count; i += kLanes<T>) {
+  const int64_t count = std::min(block.count, kBlockRows);
+  for (int64_t i = 0; i < count; i += kLanes<T>) {
     store(rounded + i, narrow(Wide<Compute<T>>::load(exact + i)));
   }
 }

@@ -196,22 +196,27 @@ class Problem {
 struct Forward {
   Tensor loss;
   OptionalTensor statistics;
-  Tensor total_weight;
+  OptionalTensor total_weight;
 };
 
 Forward forward(const Problem& problem, const Tensor& input, const Options& options,
                 bool keep_statistics) {
   Forward result{options.reduced() ? allocate(input, {}, compute_dtype(input))
                                    : allocate(input, row_sizes(input, {}), compute_dtype(input)),
-                 std::nullopt, allocate(input, {}, ScalarType::Double)};
+                 std::nullopt, std::nullopt};
   if (keep_statistics) {
     result.statistics = allocate(input, row_sizes(input, {3}), ScalarType::Double);
   }
+  if (keep_statistics || input.is_cuda()) {
+    result.total_weight = allocate(input, {}, ScalarType::Double);
+  }
+  double on_cpu = 0;  // a tensor would take as long as a small kernel
   with_floating_type(input.scalar_type(), "input", [&](auto zero) {
     using T = decltype(zero);
     Compute<T>* loss = mutable_data<Compute<T>>(result.loss);
     double* statistics = mutable_data<double>(result.statistics);
-    double* total_weight = mutable_data<double>(result.total_weight);
+    double* total_weight =
+        result.total_weight ? mutable_data<double>(*result.total_weight) : &on_cpu;
     const CrossEntropyArguments<T> arguments = problem.arguments<T>();
     const RowView<T> gradient = problem.gradient_view<T>();
     on_device_of(
@@ -238,7 +243,7 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy_forward(const Tensor& input, co
   const Options options{reduction, ignore_index, label_smoothing, lse_square_scale};
   const Problem problem(input, target, weight, options, GradientMemory::none);
   Forward result = forward(problem, input, options, true);
-  return {result.loss, *result.statistics, result.total_weight};
+  return {result.loss, *result.statistics, *result.total_weight};
 }
 
 std::tuple<Tensor, Tensor> cross_entropy_forward_with_gradient(

@@ -52,6 +52,21 @@ def test_layouts_of_the_input(shape, layout, activation, dtype):
     check_against_contiguous(case, activation=activation)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", ["contiguous", "offset", "channels last"])
+@pytest.mark.parametrize("shape", [(4160, 1024), (5200, 811), (8, 17, 176, 177)], ids=str)
+def test_results_too_large_for_the_caches(shape, layout, dtype):
+    """Written past them, where rows are aligned."""
+    case = Case(shape, dtype)
+    case.input, case.grad_output = (
+        ND_LAYOUTS[layout](tensor) for tensor in (case.input, case.grad_output)
+    )
+    actual = case.run(mx.batch_norm, True, activation="relu")
+    expected = case.double().run(torch_batch_norm, True, activation="relu")
+    for ours, truth in zip(actual, expected, strict=True):
+        assert support.error(ours, truth) <= 8 * support.spacing(truth, dtype)
+
+
 @pytest.mark.parametrize("grad_layout", ND_LAYOUTS.values(), ids=ND_LAYOUTS)
 @pytest.mark.parametrize("layout", ["contiguous", "channels last"])
 @pytest.mark.parametrize("shape", [(40, 33), (2, 21, 6, 17)], ids=str)

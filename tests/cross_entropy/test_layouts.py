@@ -62,6 +62,16 @@ def test_layouts_of_logits(shape, layout, options, dtype):
     check_against_torch(layout(input), target, **with_weight(options, shape, dtype))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("options", ["mean", "none"])
+@pytest.mark.parametrize("layout", ["contiguous", "offset", "row padding", "transposed"])
+def test_gradients_too_large_for_the_caches(layout, options, dtype):
+    """Written past them, in rows that start anywhere; several chunks, with new maxima."""
+    shape = (999, 4201)
+    input = logits(shape, dtype) + torch.linspace(0, 40, shape[1]).to(dtype)
+    check_against_torch(LAYOUTS[layout](input), indices(shape), **OPTIONS[options])
+
+
 @pytest.mark.parametrize("options", ["mean", "none"])
 @pytest.mark.parametrize("target_layout", ND_LAYOUTS.values(), ids=ND_LAYOUTS)
 @pytest.mark.parametrize("layout", ["contiguous", "channels last", "permuted"])
