@@ -19,10 +19,10 @@ template <typename T>
 inline constexpr int kDotColumns =
     std::min<int>(MAKEMORE_EXT_VECTOR_BYTES == 64 ? 10 : 5, static_cast<int>(kLanes<T>));
 
-// Lane i of the result is the sum of the lanes of vectors[i]. In each round, pairs of vectors that
-// are `step` apart become one, of the sums of neighbours within either.
-template <typename T, int step = 1>
-Vec<T> sums_of_lanes(Vec<T> (&vectors)[kLanes<T>]) {
+// Lane i of the result is the sum of the lanes of vectors[i], and 0 from `count` on. In each round,
+// vectors that are `step` apart become one, of the sums of neighbours within either.
+template <typename T, int step = 1, int count>
+[[gnu::always_inline]] inline Vec<T> sums_of_lanes(Vec<T> (&vectors)[count]) {
   if constexpr (step == kLanes<T>) {
     return vectors[0];
   } else {
@@ -31,9 +31,9 @@ Vec<T> sums_of_lanes(Vec<T> (&vectors)[kLanes<T>]) {
       return __builtin_shufflevector(a, b, (lane & step ? kCount + lane - step : lane)...) +
              __builtin_shufflevector(a, b, (lane & step ? kCount + lane : lane + step)...);
     };
-    for (int i = 0; i < kLanes<T>; i += 2 * step) {
-      vectors[i] =
-          join(std::make_integer_sequence<int, kLanes<T>>(), vectors[i], vectors[i + step]);
+    for (int i = 0; i < count; i += 2 * step) {
+      vectors[i] = join(std::make_integer_sequence<int, kLanes<T>>(), vectors[i],
+                        i + step < count ? vectors[i + step] : Vec<T>{});
     }
     return sums_of_lanes<T, 2 * step>(vectors);
   }
@@ -42,14 +42,20 @@ Vec<T> sums_of_lanes(Vec<T> (&vectors)[kLanes<T>]) {
 // c [rows, columns] = a b^T, over a depth of whole vectors.
 template <typename T, int rows, int columns>
 void dot_tile(const Matrix<const T>& a, const Matrix<const T>& b, T* c, int64_t c_stride) {
-  Vec<T> sum[rows][kLanes<T>] = {};
+  Vec<T> sum[rows][columns] = {};
+  // As in gemm.h.
+  constexpr int kGroup = 4;
+  const T* group[(columns + kGroup - 1) / kGroup];
+  for (int j = 0; j < columns; j += kGroup) {
+    group[j / kGroup] = b.row(j);
+  }
   for (int64_t k = 0; k < a.columns; k += kLanes<T>) {
     Vec<T> a_part[rows];
     for (int r = 0; r < rows; ++r) {
       a_part[r] = load(a.row(r) + k);
     }
     for (int j = 0; j < columns; ++j) {
-      const Vec<T> b_part = load(b.row(j) + k);
+      const Vec<T> b_part = load(group[j / kGroup] + j % kGroup * b.row_stride + k);
       for (int r = 0; r < rows; ++r) {
         sum[r][j] += a_part[r] * b_part;
       }
