@@ -1,6 +1,7 @@
 // Stochastic gradient descent, for one vector of parameters at a time:
 //
-//   parameter -= lr (momentum_buffer <- momentum momentum_buffer + gradient + weight_decay parameter)
+//   parameter -= lr (momentum_buffer <- momentum momentum_buffer + gradient + weight_decay
+//   parameter)
 #pragma once
 
 #include <cstdint>

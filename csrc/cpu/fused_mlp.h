@@ -20,8 +20,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
-#include <cstddef>
 #include <cstdint>
 #include <limits>
 
@@ -58,22 +56,23 @@ class MLPStep {
         w(workspace) {}
 
   // The loss of windows x[minibatch[i]], y[minibatch[i]]. Leaves their gradients in the workspace,
-  // or descends along them.
-  T operator()(const int64_t* minibatch, const Descent<T>* descent) const {
+  // or descends along them. The minibatch `next`, unless null, is fetched from memory meanwhile.
+  T operator()(const int64_t* minibatch, const Descent<T>* descent, const int64_t* next) const {
     find_slots(minibatch);
-    forward();
+    prefetch(next, 0);
+    forward_hidden();
+    prefetch(next, 1);
+    forward_logits();
     const double loss = cross_entropy();
-    backward(descent);
+    prefetch(next, 2);
+    backward_logits(descent);
+    prefetch(next, 3);
+    backward_hidden(descent);
+    if (descent != nullptr) {
+      descend_along_the_others(*descent);
+    }
     forget_slots();
     return static_cast<T>(loss);
-  }
-
-  // Has the memory fetch a minibatch's windows meanwhile: they are spread over the whole set.
-  void prefetch(const int64_t* minibatch) const {
-    for (int64_t i = 0; i < n; ++i) {
-      __builtin_prefetch(task.x + minibatch[i] * K);
-      __builtin_prefetch(task.y + minibatch[i]);
-    }
   }
 
  private:
@@ -90,6 +89,20 @@ class MLPStep {
   Matrix<T> at_position(const Matrix<T>& m, int64_t k) const {
     const int64_t first = w.first_slot[k];
     return {m.row(first), w.first_slot[k + 1] - first, m.columns, m.row_stride, 1};
+  }
+
+  static constexpr int64_t kPrefetches = 4;
+
+  // Has the memory fetch a part of a minibatch's windows, which are spread over the whole set: few
+  // enough at a time that they need not wait for each other.
+  void prefetch(const int64_t* minibatch, int64_t part) const {
+    if (minibatch != nullptr) {
+      for (int64_t i = part * n / kPrefetches; i < (part + 1) * n / kPrefetches; ++i) {
+        __builtin_prefetch(task.x + minibatch[i] * K);
+        __builtin_prefetch(task.x + minibatch[i] * K + K - 1);
+        __builtin_prefetch(task.y + minibatch[i]);
+      }
+    }
   }
 
   // Without a branch on whether a character is new, which nothing could foresee.
@@ -147,9 +160,7 @@ class MLPStep {
                    [&](int64_t, int64_t column, int64_t) { body(column); });
   }
 
-  void forward() const {
-    T* b2 = w.parameters[kB2].data;
-    std::fill(b2 + V, b2 + padded<T>(V), -std::numeric_limits<T>::infinity());
+  void forward_hidden() const {
     for (int64_t k = 0; k < K; ++k) {
       multiply<T>(read_only(at_position(w.embedding, k)),
                   whole_vectors(of_position(w.parameters[kW1], k)), nullptr,
@@ -157,6 +168,11 @@ class MLPStep {
     }
     const HiddenLayer<T> layer = hidden_layer();
     for_each_panel([&](int64_t column) { hidden_forward<T>(layer, column); });
+  }
+
+  void forward_logits() const {
+    T* b2 = w.parameters[kB2].data;
+    std::fill(b2 + V, b2 + padded<T>(V), -std::numeric_limits<T>::infinity());
     multiply<T>(read_only(w.h), whole_vectors(w.parameters[kW2]), b2, w.logits);
   }
 
@@ -171,22 +187,26 @@ class MLPStep {
     return sum / static_cast<double>(n);
   }
 
-  // The gradients of W1 and W2 are descended along as they are computed, after the last use of what
-  // that changes.
-  void backward(const Descent<T>* descent) const {
+  // W1 and W2 descend along their gradients as these are computed, after the last use of what that
+  // changes.
+  void backward_logits(const Descent<T>* descent) const {
     const Matrix<T>& W2 = w.parameters[kW2];
     const Matrix<T>& dlogits = w.logits;
     multiply<T>(read_only(dlogits), transposed(read_only(W2)), nullptr, w.dh);
     multiply<T>(transposed(read_only(w.h)), whole_vectors(dlogits), nullptr, w.gradients[kW2],
                 descent);
     sum_rows(dlogits, w.gradients[kB2].data);
+  }
+
+  void backward_hidden(const Descent<T>* descent) const {
     const HiddenLayer<T> layer = hidden_layer();
     const int64_t slots = w.first_slot[K];
     for_each_panel([&](int64_t column) { hidden_backward<T>(layer, slots, column); });
 
     for (int64_t k = 0; k < K; ++k) {
       const Matrix<T> dtable = at_position(w.table, k);
-      multiply_transposed<T>(whole_vectors(dtable), whole_vectors(of_position(w.parameters[kW1], k)),
+      multiply_transposed<T>(whole_vectors(dtable),
+                             whole_vectors(of_position(w.parameters[kW1], k)),
                              at_position(w.dembedding, k));
       multiply<T>(transposed(read_only(at_position(w.embedding, k))), whole_vectors(dtable),
                   nullptr, of_position(w.gradients[kW1], k), descent);
@@ -196,13 +216,16 @@ class MLPStep {
     for (int64_t slot = 0; slot < slots; ++slot) {
       add_to(dC.row(w.character[slot]), w.dembedding.row(slot), D);
     }
-    if (descent != nullptr) {
-      for (const MLPParameter parameter : {kC, kB1, kB2, kBngain, kBnbias}) {
-        const Matrix<T>& gradient = w.gradients[parameter];
-        for (int64_t row = 0; row < gradient.rows; ++row) {
-          for (int64_t j = 0; j < gradient.columns; j += kLanes<T>) {
-            descent->along(load(gradient.row(row) + j), gradient.row(row) + j);
-          }
+  }
+
+  // The gradients of the other parameters, which backward_*() leave in the workspace.
+  void descend_along_the_others(const Descent<T>& descent) const {
+    for (const MLPParameter parameter : {kC, kB1, kB2, kBngain, kBnbias}) {
+      const Matrix<T>& gradient = w.gradients[parameter];
+      for (int64_t row = 0; row < gradient.rows; ++row) {
+        for (int64_t j = 0; j < gradient.columns; j += kLanes<T>) {
+          T* place = gradient.row(row) + j;
+          descent.along(load(place), place);
         }
       }
     }
@@ -218,7 +241,7 @@ template <typename T>
 T fused_mlp_loss_and_gradients(const MLPTask<T>& task, MLPArrays<T> gradients) {
   const Workspace<T> workspace(task.sizes, task.batch_size, task.workspace);
   copy_in(task.parameters, workspace.parameters);
-  const T loss = MLPStep<T>(task, workspace)(task.minibatches, nullptr);
+  const T loss = MLPStep<T>(task, workspace)(task.minibatches, nullptr, nullptr);
   copy_out(workspace.gradients, gradients);
   return loss;
 }
@@ -234,13 +257,11 @@ void fused_mlp_train(const MLPTask<T>& task, const MLPDescent<T>& descent, T* lo
   }
   for (int64_t s = 0; s < descent.steps; ++s) {
     const int64_t* minibatch = task.minibatches + s * task.batch_size;
-    if (s + 1 < descent.steps) {
-      step.prefetch(minibatch + task.batch_size);
-    }
+    const int64_t* next = s + 1 < descent.steps ? minibatch + task.batch_size : nullptr;
     const Descent<T> descend(descent.lr[s], descent,
                              workspace.parameters[0].data - workspace.gradients[0].data,
                              workspace.momentum_buffers[0].data - workspace.gradients[0].data);
-    losses[s] = step(minibatch, &descend);
+    losses[s] = step(minibatch, &descend, next);
   }
   copy_out(workspace.parameters, task.parameters);
   if (has_momentum) {

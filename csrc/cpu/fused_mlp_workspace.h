@@ -14,23 +14,23 @@ namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 // it writes to be; vectors among the parameters are matrices of one row.
 template <typename T>
 struct Workspace {
-  Matrix<T> embedding;                  // [slots, D], C[v] of each slot
-  Matrix<T> table;                      // [slots, H], S and then dS
-  Matrix<T> centred;                    // [n, H], hprebn less the mean of each column
-  Matrix<T> h;                          // [n, H]
-  Matrix<T> dh;                         // [n, H]
-  Matrix<T> logits;                     // [n, V], and then their gradient; -inf in the padding
-  Matrix<T> dembedding;                 // [slots, D]
-  Matrix<T> parameters[kMLPParameters];        // padded with 0, but b2 with -inf
+  Matrix<T> embedding;                   // [slots, D], C[v] of each slot
+  Matrix<T> table;                       // [slots, H], S and then dS
+  Matrix<T> centred;                     // [n, H], hprebn less the mean of each column
+  Matrix<T> h;                           // [n, H]
+  Matrix<T> dh;                          // [n, H]
+  Matrix<T> logits;                      // [n, V], and then their gradient; -inf in the padding
+  Matrix<T> dembedding;                  // [slots, D]
+  Matrix<T> parameters[kMLPParameters];  // padded with 0, but b2 with -inf
   Matrix<T> momentum_buffers[kMLPParameters];  // laid out as the parameters are, as are
   Matrix<T> gradients[kMLPParameters];         // the gradients; that of b1 stays 0
-  double* invstd;                       // [H]
-  double* losses;                       // [n]
-  int32_t* slot;                        // [n, K], the slot of each window's character
-  int32_t* slot_of;                     // [K, V], 1 + slot while a step runs, 0 where there is none
-  int64_t* character;                   // [slots + 1], C's row of each slot; the last is of no use
-  int64_t* first_slot;                  // [K + 1], position k has the slots from first_slot[k] on
-  int64_t* target;                      // [n]
+  double* invstd;                              // [H]
+  double* losses;                              // [n]
+  int32_t* slot;                               // [n, K], the slot of each window's character
+  int32_t* slot_of;     // [K, V], 1 + slot while a step runs, 0 where there is none
+  int64_t* character;   // [slots + 1], C's row of each slot; the last is of no use
+  int64_t* first_slot;  // [K + 1], position k has the slots from first_slot[k] on
+  int64_t* target;      // [n]
   int64_t bytes;
 
   // Lays the arrays out from `memory` on, which is aligned to a cache line; null only counts bytes.
@@ -38,7 +38,8 @@ struct Workspace {
     const auto [V, K, D, H] = sizes;
     const int64_t slots = K * std::min(n, V);
     const auto take = [&]<typename U>(U*& array, int64_t count) {
-      array = memory == nullptr ? nullptr : reinterpret_cast<U*>(static_cast<std::byte*>(memory) + bytes);
+      array = memory == nullptr ? nullptr
+                                : reinterpret_cast<U*>(static_cast<std::byte*>(memory) + bytes);
       bytes += round_up(count * static_cast<int64_t>(sizeof(U)), 64);
     };
     const auto take_matrix = [&](Matrix<T>& matrix, int64_t rows, int64_t columns) {

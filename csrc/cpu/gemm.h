@@ -94,8 +94,9 @@ void multiply_any_tile(const Matrix<const T>& a, const T* b, int64_t b_stride, c
 }
 
 // c = a b, plus `bias` [padded(b.columns)] in every row unless it is null. The rows of c are
-// contiguous and have room for padded(b.columns) columns, all of which are written. Given a descent,
-// which knows c as a gradient, its parameter is updated instead and c is left with nothing of use.
+// contiguous and have room for padded(b.columns) columns, all of which are written. Given a
+// descent, which knows c as a gradient, its parameter is updated instead and c is left with nothing
+// of use.
 template <typename T>
 void multiply(const Matrix<const T>& a, const Matrix<const T>& b, const T* bias, Matrix<T> c,
               const Descent<T>* descent = nullptr) {

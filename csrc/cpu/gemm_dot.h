@@ -31,6 +31,7 @@ template <typename T, int step = 1, int count>
       return __builtin_shufflevector(a, b, (lane & step ? kCount + lane - step : lane)...) +
              __builtin_shufflevector(a, b, (lane & step ? kCount + lane : lane + step)...);
     };
+#pragma GCC unroll 8
     for (int i = 0; i < count; i += 2 * step) {
       vectors[i] = join(std::make_integer_sequence<int, kLanes<T>>(), vectors[i],
                         i + step < count ? vectors[i + step] : Vec<T>{});
@@ -43,7 +44,7 @@ template <typename T, int step = 1, int count>
 template <typename T, int rows, int columns>
 void dot_tile(const Matrix<const T>& a, const Matrix<const T>& b, T* c, int64_t c_stride) {
   Vec<T> sum[rows][columns] = {};
-  // As in gemm.h.
+  // A pointer to every fourth row, as in multiply_tile().
   constexpr int kGroup = 4;
   const T* group[(columns + kGroup - 1) / kGroup];
   for (int j = 0; j < columns; j += kGroup) {
@@ -61,6 +62,7 @@ void dot_tile(const Matrix<const T>& a, const Matrix<const T>& b, T* c, int64_t 
       }
     }
   }
+#pragma GCC unroll 2
   for (int r = 0; r < rows; ++r) {
     store_partial(c + r * c_stride, sums_of_lanes<T>(sum[r]), columns);
   }
@@ -81,24 +83,22 @@ template <typename T>
 void multiply_transposed(const Matrix<const T>& a, const Matrix<const T>& b, Matrix<T> c) {
   const int64_t tiles = (b.rows + kDotColumns<T> - 1) / kDotColumns<T>;
   const int64_t narrowest = b.rows / tiles, wider = b.rows % tiles;
-  for_each_piece(a.rows, kDotRows, a.rows * a.columns * b.rows / 64,
-                 [&](int64_t, int64_t begin, int64_t end) {
-                   const Matrix<const T> a_tile{a.row(begin), end - begin, a.columns, a.row_stride,
-                                                1};
-                   int64_t column = 0;
-                   for (int64_t tile = 0; tile < tiles; ++tile) {
-                     const int64_t columns = narrowest + (tile < wider ? 1 : 0);
-                     const Matrix<const T> b_tile{b.row(column), columns, b.columns, b.row_stride,
-                                                  1};
-                     T* c_tile = c.row(begin) + column;
-                     if (end - begin == kDotRows) {
-                       any_dot_tile<T, kDotRows>(a_tile, b_tile, c_tile, c.row_stride);
-                     } else {
-                       any_dot_tile<T, 1>(a_tile, b_tile, c_tile, c.row_stride);
-                     }
-                     column += columns;
-                   }
-                 });
+  for_each_piece(
+      a.rows, kDotRows, a.rows * a.columns * b.rows / 64, [&](int64_t, int64_t begin, int64_t end) {
+        const Matrix<const T> a_tile{a.row(begin), end - begin, a.columns, a.row_stride, 1};
+        int64_t column = 0;
+        for (int64_t tile = 0; tile < tiles; ++tile) {
+          const int64_t columns = narrowest + (tile < wider ? 1 : 0);
+          const Matrix<const T> b_tile{b.row(column), columns, b.columns, b.row_stride, 1};
+          T* c_tile = c.row(begin) + column;
+          if (end - begin == kDotRows) {
+            any_dot_tile<T, kDotRows>(a_tile, b_tile, c_tile, c.row_stride);
+          } else {
+            any_dot_tile<T, 1>(a_tile, b_tile, c_tile, c.row_stride);
+          }
+          column += columns;
+        }
+      });
 }
 
 }  // namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY

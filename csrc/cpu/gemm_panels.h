@@ -1,5 +1,5 @@
-// Panels, the strips of columns that a matrix product is computed in, and how a matrix is laid out or
-// copied for them.
+// Panels, the strips of columns that a matrix product is computed in, and how a matrix is laid out
+// or copied for them.
 #pragma once
 
 #include <algorithm>
