@@ -20,99 +20,19 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
-#include <cstddef>
 #include <cstdint>
 #include <limits>
 
+#include "descent.h"
 #include "fused_mlp_layers.h"
+#include "fused_mlp_workspace.h"
 #include "gemm.h"
+#include "gemm_dot.h"
 #include "kernels.h"
 #include "parallel.h"
 #include "vec.h"
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
-
-// Everything a step computes, in one piece of memory. Matrices that multiply() writes are padded.
-template <typename T>
-struct Workspace {
-  Matrix<T> embedding;                  // [slots, D], C[v] of each slot
-  Matrix<T> table;                      // [slots, H], S and then dS
-  Matrix<T> centred;                    // [n, H], hprebn less the mean of each column
-  Matrix<T> h;                          // [n, H]
-  Matrix<T> dh;                         // [n, H]
-  Matrix<T> logits;                     // [n, V], and then their gradient; -inf in the padding
-  Matrix<T> dembedding;                 // [slots, D]
-  Matrix<T> gradients[kMLPParameters];  // vectors as matrices of one row; that of b1 stays 0
-  T* b1;                                // [H], padded with 0; so are the next two
-  T* bngain;                            // [H]
-  T* bnbias;                            // [H]
-  T* b2;                                // [V], padded with -inf
-  double* invstd;                       // [H]
-  double* losses;                       // [n]
-  int32_t* slot;                        // [n, K], the slot of each window's character
-  int32_t* slot_of;                     // [K, V], 1 + slot while a step runs, 0 where there is none
-  int64_t* character;                   // [slots]
-  int64_t* first_slot;                  // [K + 1], position k has the slots from first_slot[k] on
-  int64_t* target;                      // [n]
-  int64_t bytes;
-
-  // Lays the arrays out from `memory` on, which is aligned to a cache line; null only counts bytes.
-  Workspace(const MLPSizes& sizes, int64_t n, std::byte* memory) : bytes(0) {
-    const auto [V, K, D, H] = sizes;
-    const int64_t slots = K * std::min(n, V);
-    const auto take = [&]<typename U>(U*& array, int64_t count) {
-      array = memory == nullptr ? nullptr : reinterpret_cast<U*>(memory + bytes);
-      bytes += round_up(count * static_cast<int64_t>(sizeof(U)), 64);
-    };
-    const auto take_matrix = [&](Matrix<T>& matrix, int64_t rows, int64_t columns) {
-      const int64_t stride = padded_stride<T>(columns);
-      matrix = {nullptr, rows, columns, stride, 1};
-      take(matrix.data, rows * stride);
-    };
-    take_matrix(embedding, slots, D);
-    take_matrix(table, slots, H);
-    take_matrix(centred, n, H);
-    take_matrix(h, n, H);
-    take_matrix(dh, n, H);
-    take_matrix(logits, n, V);
-    take_matrix(dembedding, slots, D);
-    take_matrix(gradients[kC], V, D);
-    take_matrix(gradients[kW1], K * D, H);
-    take_matrix(gradients[kB1], 1, H);
-    take_matrix(gradients[kW2], H, V);
-    take_matrix(gradients[kB2], 1, V);
-    take_matrix(gradients[kBngain], 1, H);
-    take_matrix(gradients[kBnbias], 1, H);
-    take(b1, padded<T>(H));
-    take(bngain, padded<T>(H));
-    take(bnbias, padded<T>(H));
-    take(b2, padded<T>(V));
-    take(invstd, padded<T>(H));
-    take(losses, n);
-    take(slot, K * n);
-    take(slot_of, K * V);
-    take(character, slots);
-    take(first_slot, K + 1);
-    take(target, n);
-  }
-};
-
-template <typename T>
-Matrix<const T> transposed(const Matrix<const T>& m) {
-  return {m.data, m.columns, m.rows, m.column_stride, m.row_stride};
-}
-
-// A matrix of the workspace to read, with its padding.
-template <typename T>
-Matrix<const T> with_padding(const Matrix<T>& m) {
-  return {m.data, m.rows, padded<T>(m.columns), m.row_stride, m.column_stride};
-}
-
-template <typename T>
-Matrix<const T> read_only(const Matrix<T>& m) {
-  return {m.data, m.rows, m.columns, m.row_stride, m.column_stride};
-}
 
 // destination += source, for whole vectors.
 template <typename T>
@@ -122,46 +42,48 @@ inline void add_to(T* destination, const T* source, int64_t count) {
   }
 }
 
-// A step on one minibatch size, in the workspace.
+// A step on one minibatch size, from the parameters in the workspace.
 template <typename T>
 class MLPStep {
  public:
-  explicit MLPStep(const MLPTask<T>& task)
+  MLPStep(const MLPTask<T>& task, const Workspace<T>& workspace)
       : V(task.sizes.vocabulary),
         K(task.sizes.context),
         D(task.sizes.embedding),
         H(task.sizes.hidden),
         n(task.batch_size),
         task(task),
-        w(task.sizes, n, static_cast<std::byte*>(task.workspace)) {}
+        w(workspace) {}
 
-  // The loss of windows x[minibatch[i]], y[minibatch[i]]; leaves their gradients in gradients().
-  T loss_and_gradients(const int64_t* minibatch) const {
+  // The loss of windows x[minibatch[i]], y[minibatch[i]]. Leaves their gradients in the workspace,
+  // or descends along them. The minibatch `next`, unless null, is fetched from memory meanwhile.
+  T operator()(const int64_t* minibatch, const Descent<T>* descent, const int64_t* next) const {
     find_slots(minibatch);
-    forward();
+    prefetch(next, 0);
+    forward_hidden();
+    prefetch(next, 1);
+    forward_logits();
     const double loss = cross_entropy();
-    backward();
+    prefetch(next, 2);
+    backward_logits(descent);
+    prefetch(next, 3);
+    backward_hidden(descent);
+    if (descent != nullptr) {
+      descend_along_the_others(*descent);
+    }
     forget_slots();
     return static_cast<T>(loss);
   }
 
-  // Has the memory fetch a minibatch's windows meanwhile: they are spread over the whole set.
-  void prefetch(const int64_t* minibatch) const {
-    for (int64_t i = 0; i < n; ++i) {
-      __builtin_prefetch(task.x + minibatch[i] * K);
-      __builtin_prefetch(task.y + minibatch[i]);
-    }
-  }
-
-  const Matrix<T>* gradients() const { return w.gradients; }
-
  private:
   const int64_t V, K, D, H, n;
   const MLPTask<T>& task;
-  const Workspace<T> w;
+  const Workspace<T>& w;
 
-  Matrix<const T> W1(int64_t k) const { return {task.parameters[kW1] + k * D * H, D, H, H, 1}; }
-  Matrix<const T> W2() const { return {task.parameters[kW2], H, V, V, 1}; }
+  // Rows of W1, or of its gradient, that belong to position k.
+  Matrix<T> of_position(const Matrix<T>& m, int64_t k) const {
+    return {m.row(k * D), D, m.columns, m.row_stride, 1};
+  }
 
   // Rows of a matrix over slots that belong to position k.
   Matrix<T> at_position(const Matrix<T>& m, int64_t k) const {
@@ -169,22 +91,40 @@ class MLPStep {
     return {m.row(first), w.first_slot[k + 1] - first, m.columns, m.row_stride, 1};
   }
 
+  static constexpr int64_t kPrefetches = 4;
+
+  // Has the memory fetch a part of a minibatch's windows, which are spread over the whole set: few
+  // enough at a time that they need not wait for each other.
+  void prefetch(const int64_t* minibatch, int64_t part) const {
+    if (minibatch != nullptr) {
+      for (int64_t i = part * n / kPrefetches; i < (part + 1) * n / kPrefetches; ++i) {
+        __builtin_prefetch(task.x + minibatch[i] * K);
+        __builtin_prefetch(task.x + minibatch[i] * K + K - 1);
+        __builtin_prefetch(task.y + minibatch[i]);
+      }
+    }
+  }
+
+  // Without a branch on whether a character is new, which nothing could foresee.
   void find_slots(const int64_t* minibatch) const {
     int32_t slots = 0;
     for (int64_t k = 0; k < K; ++k) {
       w.first_slot[k] = slots;
       for (int64_t i = 0; i < n; ++i) {
         const int64_t v = task.x[minibatch[i] * K + k];
-        int32_t& slot = w.slot_of[k * V + v];
-        if (slot == 0) {
-          w.character[slots] = v;
-          std::copy_n(task.parameters[kC] + v * D, D, w.embedding.row(slots));
-          slot = ++slots;
-        }
-        w.slot[i * K + k] = slot - 1;
+        int32_t& known = w.slot_of[k * V + v];
+        const int32_t slot = known == 0 ? slots : known - 1;
+        w.character[slots] = v;
+        slots += known == 0 ? 1 : 0;
+        known = slot + 1;
+        w.slot[i * K + k] = slot;
       }
     }
     w.first_slot[K] = slots;
+    const Matrix<T>& C = w.parameters[kC];
+    for (int64_t slot = 0; slot < slots; ++slot) {
+      std::copy_n(C.row(w.character[slot]), D, w.embedding.row(slot));
+    }
     for (int64_t i = 0; i < n; ++i) {
       w.target[i] = task.y[minibatch[i]];
     }
@@ -205,9 +145,9 @@ class MLPStep {
             w.centred,
             w.h,
             w.dh,
-            w.b1,
-            w.bngain,
-            w.bnbias,
+            w.parameters[kB1].data,
+            w.parameters[kBngain].data,
+            w.parameters[kBnbias].data,
             w.invstd,
             w.gradients[kBngain].data,
             w.gradients[kBnbias].data};
@@ -220,18 +160,20 @@ class MLPStep {
                    [&](int64_t, int64_t column, int64_t) { body(column); });
   }
 
-  void forward() const {
-    std::copy_n(task.parameters[kB1], H, w.b1);
-    std::copy_n(task.parameters[kBngain], H, w.bngain);
-    std::copy_n(task.parameters[kBnbias], H, w.bnbias);
-    std::copy_n(task.parameters[kB2], V, w.b2);
-    std::fill(w.b2 + V, w.b2 + padded<T>(V), -std::numeric_limits<T>::infinity());
+  void forward_hidden() const {
     for (int64_t k = 0; k < K; ++k) {
-      multiply<T>(read_only(at_position(w.embedding, k)), W1(k), nullptr, at_position(w.table, k));
+      multiply<T>(read_only(at_position(w.embedding, k)),
+                  whole_vectors(of_position(w.parameters[kW1], k)), nullptr,
+                  at_position(w.table, k));
     }
     const HiddenLayer<T> layer = hidden_layer();
     for_each_panel([&](int64_t column) { hidden_forward<T>(layer, column); });
-    multiply<T>(read_only(w.h), W2(), w.b2, w.logits);
+  }
+
+  void forward_logits() const {
+    T* b2 = w.parameters[kB2].data;
+    std::fill(b2 + V, b2 + padded<T>(V), -std::numeric_limits<T>::infinity());
+    multiply<T>(read_only(w.h), whole_vectors(w.parameters[kW2]), b2, w.logits);
   }
 
   double cross_entropy() const {
@@ -245,71 +187,48 @@ class MLPStep {
     return sum / static_cast<double>(n);
   }
 
-  void backward() const {
+  // W1 and W2 descend along their gradients as these are computed, after the last use of what that
+  // changes.
+  void backward_logits(const Descent<T>* descent) const {
+    const Matrix<T>& W2 = w.parameters[kW2];
     const Matrix<T>& dlogits = w.logits;
-    multiply<T>(transposed(read_only(w.h)), with_padding(dlogits), nullptr, w.gradients[kW2]);
+    multiply<T>(read_only(dlogits), transposed(read_only(W2)), nullptr, w.dh);
+    multiply<T>(transposed(read_only(w.h)), whole_vectors(dlogits), nullptr, w.gradients[kW2],
+                descent);
     sum_rows(dlogits, w.gradients[kB2].data);
-    multiply<T>(read_only(dlogits), transposed(W2()), nullptr, w.dh);
+  }
+
+  void backward_hidden(const Descent<T>* descent) const {
     const HiddenLayer<T> layer = hidden_layer();
     const int64_t slots = w.first_slot[K];
     for_each_panel([&](int64_t column) { hidden_backward<T>(layer, slots, column); });
 
-    const Matrix<T>& dC = w.gradients[kC];
-    const Matrix<T>& dW1 = w.gradients[kW1];
-    std::fill_n(dC.data, V * dC.row_stride, T(0));
     for (int64_t k = 0; k < K; ++k) {
       const Matrix<T> dtable = at_position(w.table, k);
-      multiply<T>(transposed(read_only(at_position(w.embedding, k))), with_padding(dtable), nullptr,
-                  {dW1.row(k * D), D, H, dW1.row_stride, 1});
-      multiply<T>(read_only(dtable), transposed(W1(k)), nullptr, at_position(w.dembedding, k));
+      multiply_transposed<T>(whole_vectors(dtable),
+                             whole_vectors(of_position(w.parameters[kW1], k)),
+                             at_position(w.dembedding, k));
+      multiply<T>(transposed(read_only(at_position(w.embedding, k))), whole_vectors(dtable),
+                  nullptr, of_position(w.gradients[kW1], k), descent);
     }
+    const Matrix<T>& dC = w.gradients[kC];
+    std::fill_n(dC.data, V * dC.row_stride, T(0));
     for (int64_t slot = 0; slot < slots; ++slot) {
-      add_to(dC.row(w.character[slot]), w.dembedding.row(slot), padded<T>(D));
+      add_to(dC.row(w.character[slot]), w.dembedding.row(slot), D);
     }
   }
-};
 
-// parameter -= lr (momentum_buffer <- momentum momentum_buffer + gradient + weight_decay parameter)
-template <typename T>
-class Descent {
- public:
-  Descent(double lr, const MLPDescent<T>& descent)
-      : lr_(static_cast<T>(lr)),
-        momentum_(static_cast<T>(descent.momentum)),
-        weight_decay_(static_cast<T>(descent.weight_decay)) {}
-
-  // Without momentum the buffer is null. Down the columns, a vector wide: a masked store at the end
-  // of a row would hold up the load of the next row, which begins beside it in memory.
-  void operator()(const Matrix<T>& gradient, T* parameter, T* momentum_buffer) const {
-    const int64_t columns = gradient.columns;
-    for (int64_t j = 0; j < columns; j += kLanes<T>) {
-      const int64_t count = std::min(kLanes<T>, columns - j);
+  // The gradients of the other parameters, which backward_*() leave in the workspace.
+  void descend_along_the_others(const Descent<T>& descent) const {
+    for (const MLPParameter parameter : {kC, kB1, kB2, kBngain, kBnbias}) {
+      const Matrix<T>& gradient = w.gradients[parameter];
       for (int64_t row = 0; row < gradient.rows; ++row) {
-        const int64_t at = row * columns + j;
-        T* buffer = momentum_buffer == nullptr ? nullptr : momentum_buffer + at;
-        if (count == kLanes<T>) {
-          descend<false>(gradient.row(row) + j, parameter + at, buffer, count);
-        } else {
-          descend<true>(gradient.row(row) + j, parameter + at, buffer, count);
+        for (int64_t j = 0; j < gradient.columns; j += kLanes<T>) {
+          T* place = gradient.row(row) + j;
+          descent.along(load(place), place);
         }
       }
     }
-  }
-
- private:
-  T lr_;
-  T momentum_;
-  T weight_decay_;
-
-  template <bool partial>
-  void descend(const T* gradient, T* parameter, T* buffer, int64_t count) const {
-    const Vec<T> before = load_lanes<partial>(parameter, count, T(0));
-    Vec<T> direction = load_lanes<partial>(gradient, count, T(0)) + weight_decay_ * before;
-    if (buffer != nullptr) {
-      direction += momentum_ * load_lanes<partial>(buffer, count, T(0));
-      store_lanes<partial>(buffer, direction, count);
-    }
-    store_lanes<partial>(parameter, before - lr_ * direction, count);
   }
 };
 
@@ -320,31 +239,33 @@ int64_t fused_mlp_workspace(const MLPSizes& sizes, int64_t batch_size) {
 
 template <typename T>
 T fused_mlp_loss_and_gradients(const MLPTask<T>& task, MLPArrays<T> gradients) {
-  const MLPStep<T> step(task);
-  const T loss = step.loss_and_gradients(task.minibatches);
-  for (int parameter = 0; parameter < kMLPParameters; ++parameter) {
-    const Matrix<T>& gradient = step.gradients()[parameter];
-    for (int64_t row = 0; row < gradient.rows; ++row) {
-      std::copy_n(gradient.row(row), gradient.columns,
-                  gradients[parameter] + row * gradient.columns);
-    }
-  }
+  const Workspace<T> workspace(task.sizes, task.batch_size, task.workspace);
+  copy_in(task.parameters, workspace.parameters);
+  const T loss = MLPStep<T>(task, workspace)(task.minibatches, nullptr, nullptr);
+  copy_out(workspace.gradients, gradients);
   return loss;
 }
 
 template <typename T>
 void fused_mlp_train(const MLPTask<T>& task, const MLPDescent<T>& descent, T* losses) {
-  const MLPStep<T> step(task);
+  const Workspace<T> workspace(task.sizes, task.batch_size, task.workspace);
+  const MLPStep<T> step(task, workspace);
+  const bool has_momentum = descent.momentum_buffers[0] != nullptr;
+  copy_in(task.parameters, workspace.parameters);
+  if (has_momentum) {
+    copy_in(descent.momentum_buffers, workspace.momentum_buffers);
+  }
   for (int64_t s = 0; s < descent.steps; ++s) {
-    if (s + 1 < descent.steps) {
-      step.prefetch(task.minibatches + (s + 1) * task.batch_size);
-    }
-    losses[s] = step.loss_and_gradients(task.minibatches + s * task.batch_size);
-    const Descent<T> descend(descent.lr[s], descent);
-    for (int parameter = 0; parameter < kMLPParameters; ++parameter) {
-      descend(step.gradients()[parameter], task.parameters[parameter],
-              descent.momentum_buffers[parameter]);
-    }
+    const int64_t* minibatch = task.minibatches + s * task.batch_size;
+    const int64_t* next = s + 1 < descent.steps ? minibatch + task.batch_size : nullptr;
+    const Descent<T> descend(descent.lr[s], descent,
+                             workspace.parameters[0].data - workspace.gradients[0].data,
+                             workspace.momentum_buffers[0].data - workspace.gradients[0].data);
+    losses[s] = step(minibatch, &descend, next);
+  }
+  copy_out(workspace.parameters, task.parameters);
+  if (has_momentum) {
+    copy_out(workspace.momentum_buffers, descent.momentum_buffers);
   }
 }
 

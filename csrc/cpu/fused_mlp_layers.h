@@ -42,9 +42,11 @@ struct HiddenLayer {
 
 inline constexpr double kBatchNormEps = 1e-5;
 
-// Adds up what `term(i, sums)` adds to each of `count` vectors for every row i of n.
+// Adds up what `term(i, sums)` adds to each of `count` vectors for every row i of n. Inlined, so
+// that the sums stay in registers.
 template <typename T, int count, typename Term>
-void sum_over_rows(int64_t n, Wide<T> (&sums)[count], const Term& term) {
+[[gnu::always_inline]] inline void sum_over_rows(int64_t n, Wide<T> (&sums)[count],
+                                                 const Term& term) {
   constexpr int64_t kNeighbours = 4;
   for (int64_t first = 0; first < n; first += kNeighbours) {
     Vec<T> few[count] = {};
@@ -65,21 +67,35 @@ void spread(const Wide<T> (&sums)[count], double* values) {
   }
 }
 
+// A panel's columns of a matrix. By value, which tells the compiler that no store changes them.
+template <typename T>
+struct PanelColumns {
+  T* data;
+  int64_t stride;
+
+  PanelColumns(const Matrix<T>& m, int64_t column) : data(m.data + column), stride(m.row_stride) {}
+  // Vector v of row i.
+  T* at(int64_t i, int v) const { return data + i * stride + v * kLanes<T>; }
+};
+
 // One panel of columns, through the forward pass.
 template <typename T>
-void hidden_forward(HiddenLayer<T> layer, int64_t column) {
-  const int64_t n = layer.h.rows;
+void hidden_forward(const HiddenLayer<T>& layer, int64_t column) {
+  const int64_t n = layer.h.rows, context = layer.context;
+  const int32_t* const slots = layer.slot;
+  const PanelColumns<T> table(layer.table, column), centred(layer.centred, column),
+      h(layer.h, column);
   Wide<T> sum[2];
   const Vec<T> b1[2] = {load(layer.b1 + column), load(layer.b1 + column + kLanes<T>)};
-  sum_over_rows<T>(n, sum, [&](int64_t i, Vec<T>(&few)[2]) {
+  sum_over_rows<T>(n, sum, [=](int64_t i, Vec<T>(&few)[2]) {
     Vec<T> x[2] = {b1[0], b1[1]};
-    for (int64_t k = 0; k < layer.context; ++k) {
-      const T* row = layer.table.row(layer.slot[i * layer.context + k]) + column;
-      x[0] += load(row);
-      x[1] += load(row + kLanes<T>);
+    for (int64_t k = 0; k < context; ++k) {
+      const int64_t slot = slots[i * context + k];
+      x[0] += load(table.at(slot, 0));
+      x[1] += load(table.at(slot, 1));
     }
     for (int v = 0; v < 2; ++v) {
-      store(layer.centred.row(i) + column + v * kLanes<T>, x[v]);
+      store(centred.at(i, v), x[v]);
       few[v] += x[v];
     }
   });
@@ -92,12 +108,11 @@ void hidden_forward(HiddenLayer<T> layer, int64_t column) {
     rest[v] = narrow(exact - Wide<T>::from(mean[v]));
   }
   Wide<T> squares[2];
-  sum_over_rows<T>(n, squares, [&](int64_t i, Vec<T>(&few)[2]) {
-    T* row = layer.centred.row(i) + column;
+  sum_over_rows<T>(n, squares, [=](int64_t i, Vec<T>(&few)[2]) {
     for (int v = 0; v < 2; ++v) {
-      const Vec<T> centred = (load(row + v * kLanes<T>) - mean[v]) - rest[v];
-      store(row + v * kLanes<T>, centred);
-      few[v] += centred * centred;
+      const Vec<T> c = (load(centred.at(i, v)) - mean[v]) - rest[v];
+      store(centred.at(i, v), c);
+      few[v] += c * c;
     }
   });
 
@@ -112,10 +127,8 @@ void hidden_forward(HiddenLayer<T> layer, int64_t column) {
   const Vec<T> factor[2] = {load(scale), load(scale + kLanes<T>)};
   const Vec<T> bias[2] = {load(layer.bnbias + column), load(layer.bnbias + column + kLanes<T>)};
   for (int64_t i = 0; i < n; ++i) {
-    const T* row = layer.centred.row(i) + column;
     for (int v = 0; v < 2; ++v) {
-      store(layer.h.row(i) + column + v * kLanes<T>,
-            tanh<T>(load(row + v * kLanes<T>) * factor[v] + bias[v]));
+      store(h.at(i, v), tanh<T>(load(centred.at(i, v)) * factor[v] + bias[v]));
     }
   }
 }
@@ -123,18 +136,20 @@ void hidden_forward(HiddenLayer<T> layer, int64_t column) {
 // One panel of columns, backward: from dh to the gradients of gain, bias and, in `table`, of the
 // slots' rows. dh is overwritten.
 template <typename T>
-void hidden_backward(HiddenLayer<T> layer, int64_t slots, int64_t column) {
-  const int64_t n = layer.h.rows;
+void hidden_backward(const HiddenLayer<T>& layer, int64_t slots, int64_t column) {
+  const int64_t n = layer.h.rows, context = layer.context;
+  const int32_t* const slot = layer.slot;
+  const PanelColumns<T> table(layer.table, column), centred(layer.centred, column),
+      h(layer.h, column), dh(layer.dh, column);
   Wide<T> sums[4];  // of dz and of dz c
-  sum_over_rows<T>(n, sums, [&](int64_t i, Vec<T>(&few)[4]) {
+  sum_over_rows<T>(n, sums, [=](int64_t i, Vec<T>(&few)[4]) {
     for (int v = 0; v < 2; ++v) {
-      const int64_t at = column + v * kLanes<T>;
-      const Vec<T> h = load(layer.h.row(i) + at);
-      // 1 - h^2 without cancellation near |h| = 1.
-      const Vec<T> dz = load(layer.dh.row(i) + at) * ((T(1) - h) * (T(1) + h));
-      store(layer.dh.row(i) + at, dz);
+      const Vec<T> y = load(h.at(i, v));
+      // 1 - y^2 without cancellation near |y| = 1.
+      const Vec<T> dz = load(dh.at(i, v)) * ((T(1) - y) * (T(1) + y));
+      store(dh.at(i, v), dz);
       few[v] += dz;
-      few[2 + v] += dz * load(layer.centred.row(i) + at);
+      few[2 + v] += dz * load(centred.at(i, v));
     }
   });
 
@@ -151,9 +166,9 @@ void hidden_backward(HiddenLayer<T> layer, int64_t slots, int64_t column) {
     slopes[j] = static_cast<T>(sum_dz_c[j] * invstd * invstd / static_cast<double>(n - 1));
   }
 
-  for (int64_t slot = 0; slot < slots; ++slot) {
-    store(layer.table.row(slot) + column, Vec<T>{});
-    store(layer.table.row(slot) + column + kLanes<T>, Vec<T>{});
+  for (int64_t s = 0; s < slots; ++s) {
+    store(table.at(s, 0), Vec<T>{});
+    store(table.at(s, 1), Vec<T>{});
   }
   const Vec<T> scale[2] = {load(scales), load(scales + kLanes<T>)};
   const Vec<T> shift[2] = {load(shifts), load(shifts + kLanes<T>)};
@@ -161,14 +176,13 @@ void hidden_backward(HiddenLayer<T> layer, int64_t slots, int64_t column) {
   for (int64_t i = 0; i < n; ++i) {
     Vec<T> dx[2];
     for (int v = 0; v < 2; ++v) {
-      const int64_t at = column + v * kLanes<T>;
-      const Vec<T> c = load(layer.centred.row(i) + at);
-      dx[v] = scale[v] * (load(layer.dh.row(i) + at) - shift[v] - c * slope[v]);
+      const Vec<T> c = load(centred.at(i, v));
+      dx[v] = scale[v] * (load(dh.at(i, v)) - shift[v] - c * slope[v]);
     }
-    for (int64_t k = 0; k < layer.context; ++k) {
-      T* row = layer.table.row(layer.slot[i * layer.context + k]) + column;
-      store(row, load(row) + dx[0]);
-      store(row + kLanes<T>, load(row + kLanes<T>) + dx[1]);
+    for (int64_t k = 0; k < context; ++k) {
+      const int64_t s = slot[i * context + k];
+      store(table.at(s, 0), load(table.at(s, 0)) + dx[0]);
+      store(table.at(s, 1), load(table.at(s, 1)) + dx[1]);
     }
   }
 }

@@ -8,9 +8,9 @@
 #include <algorithm>
 #include <cstdint>
 #include <type_traits>
-#include <utility>
 
-#include "kernels.h"
+#include "descent.h"
+#include "gemm_panels.h"
 #include "parallel.h"
 #include "vec.h"
 
@@ -20,10 +20,6 @@ namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 template <int vectors>
 inline constexpr int kTileRows = MAKEMORE_EXT_VECTOR_BYTES == 64 || vectors == 1 ? 12 : 6;
 
-// Columns of a panel.
-template <typename T>
-inline constexpr int64_t kPanel = 2 * kLanes<T>;
-
 // Steps down the common dimension at a time: the panel of B and the lines of A that they touch fit
 // into the first-level cache, and sums of sums round less than one long sum.
 inline constexpr int64_t kDepth = 128;
@@ -31,29 +27,11 @@ inline constexpr int64_t kDepth = 128;
 // Rows of C in a piece of work, which packs its panels for itself.
 inline constexpr int64_t kPieceRows = 192;
 
-constexpr int64_t round_up(int64_t value, int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
-
-// The columns that a matrix needs to be written by whole panels.
-template <typename T>
-constexpr int64_t padded(int64_t columns) {
-  return round_up(columns, kPanel<T>);
-}
-
-// The distance of its rows: an odd number of cache lines, so that the rows of one column are
-// spread over all the sets of a cache.
-template <typename T>
-constexpr int64_t padded_stride(int64_t columns) {
-  constexpr int64_t kLine = 64 / sizeof(T);
-  return ((padded<T>(columns) + kLine - 1) / kLine | 1) * kLine;
-}
-
 // c [rows, kPanel] = a b, plus start unless it is null; b, [depth, vectors * kLanes], has the first
-// columns.
+// columns. With a descent that is the gradient, and is not written.
 template <typename T, int rows, int vectors>
 void multiply_tile(const Matrix<const T>& a, const T* b, int64_t b_stride, const T* start,
-                   int64_t start_stride, T* c, int64_t c_stride) {
+                   int64_t start_stride, T* c, int64_t c_stride, const Descent<T>* descent) {
   Vec<T> sum[rows][2] = {};
   // A pointer to every fourth row: four of them are reached from it with the strides that an
   // instruction can add, and no pointer has to wait on the stack.
@@ -86,6 +64,15 @@ void multiply_tile(const Matrix<const T>& a, const T* b, int64_t b_stride, const
       }
     }
   }
+  if (descent != nullptr) {
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; ++r) {
+      for (int v = 0; v < vectors; ++v) {
+        descent->along(sum[r][v], c + r * c_stride + v * kLanes<T>);
+      }
+    }
+    return;
+  }
 #pragma GCC unroll 12
   for (int r = 0; r < rows; ++r) {
     for (int v = 0; v < 2; ++v) {
@@ -97,91 +84,22 @@ void multiply_tile(const Matrix<const T>& a, const T* b, int64_t b_stride, const
 // The tile with as many rows as `a` has, at most `rows`.
 template <typename T, int vectors, int rows = kTileRows<vectors>>
 void multiply_any_tile(const Matrix<const T>& a, const T* b, int64_t b_stride, const T* start,
-                       int64_t start_stride, T* c, int64_t c_stride) {
+                       int64_t start_stride, T* c, int64_t c_stride, const Descent<T>* descent) {
   if (a.rows == rows) {
-    multiply_tile<T, rows, vectors>(a, b, b_stride, start, start_stride, c, c_stride);
+    multiply_tile<T, rows, vectors>(a, b, b_stride, start, start_stride, c, c_stride, descent);
   } else if constexpr (rows > 1) {
-    multiply_any_tile<T, vectors, rows - 1>(a, b, b_stride, start, start_stride, c, c_stride);
-  }
-}
-
-// Row i of the result is made of lane i of every row. In each round, pairs of rows that are `step`
-// apart swap those quarters of theirs that lie off the diagonal.
-template <typename T, int step = 1>
-void transpose(Vec<T> (&rows)[kLanes<T>]) {
-  if constexpr (step < kLanes<T>) {
-    const auto swap = [&]<int... lane>(std::integer_sequence<int, lane...>, Vec<T>& a, Vec<T>& b) {
-      constexpr int kCount = sizeof...(lane);
-      const Vec<T> upper =
-          __builtin_shufflevector(a, b, (lane & step ? kCount + lane - step : lane)...);
-      b = __builtin_shufflevector(a, b, (lane & step ? kCount + lane : lane + step)...);
-      a = upper;
-    };
-    for (int i = 0; i < kLanes<T>; ++i) {
-      if ((i & step) == 0) {
-        swap(std::make_integer_sequence<int, kLanes<T>>(), rows[i], rows[i + step]);
-      }
-    }
-    transpose<T, 2 * step>(rows);
-  }
-}
-
-// The first `count` lanes, which may be all.
-template <typename T>
-Vec<T> load_first(const T* source, int64_t count) {
-  return count < kLanes<T> ? load_partial(source, count, T(0)) : load(source);
-}
-
-// Copies columns of b, at most a vector of them and transposed, with the neighbours in a column of
-// b side by side in memory.
-template <typename T>
-void pack_transposed(const Matrix<const T>& b, T* panel) {
-  for (int64_t k = 0; k < b.rows; k += kLanes<T>) {
-    const int64_t rows = std::min(kLanes<T>, b.rows - k);
-    Vec<T> block[kLanes<T>];
-    for (int64_t lane = 0; lane < kLanes<T>; ++lane) {
-      const T* from = b.data + lane * b.column_stride + k;
-      block[lane] = lane < b.columns ? load_first(from, rows) : Vec<T>{};
-    }
-    transpose<T>(block);
-    for (int64_t row = 0; row < kLanes<T>; ++row) {
-      if (row < rows) {
-        store(panel + (k + row) * kPanel<T>, block[row]);
-      }
-    }
-  }
-}
-
-// Copies `columns` columns of b, from `first` on, to a contiguous panel of whole vectors, at most
-// kPanel wide, with zeros where b has none.
-template <typename T>
-void pack_panel(const Matrix<const T>& b, int64_t first, int64_t columns, T* panel) {
-  for (int64_t j = 0; j < columns; j += kLanes<T>) {
-    const T* source = b.data + (first + j) * b.column_stride;
-    const int64_t lanes = std::min(kLanes<T>, columns - j);
-    if (b.row_stride == 1) {
-      pack_transposed<T>({source, b.rows, lanes, b.row_stride, b.column_stride}, panel + j);
-      continue;
-    }
-    for (int64_t k = 0; k < b.rows; ++k) {
-      const T* from = source + k * b.row_stride;
-      Vec<T> row{};
-      if (b.column_stride == 1) {
-        row = load_first(from, lanes);
-      } else {
-        for (int64_t lane = 0; lane < lanes; ++lane) {
-          row[lane] = from[lane * b.column_stride];
-        }
-      }
-      store(panel + k * kPanel<T> + j, row);
-    }
+    multiply_any_tile<T, vectors, rows - 1>(a, b, b_stride, start, start_stride, c, c_stride,
+                                            descent);
   }
 }
 
 // c = a b, plus `bias` [padded(b.columns)] in every row unless it is null. The rows of c are
-// contiguous and have room for padded(b.columns) columns, all of which are written.
+// contiguous and have room for padded(b.columns) columns, all of which are written. Given a
+// descent, which knows c as a gradient, its parameter is updated instead and c is left with nothing
+// of use.
 template <typename T>
-void multiply(const Matrix<const T>& a, const Matrix<const T>& b, const T* bias, Matrix<T> c) {
+void multiply(const Matrix<const T>& a, const Matrix<const T>& b, const T* bias, Matrix<T> c,
+              const Descent<T>* descent = nullptr) {
   const int64_t panels = padded<T>(b.columns) / kPanel<T>;
   const int64_t blocks = (a.rows + kPieceRows - 1) / kPieceRows;
 
@@ -209,7 +127,8 @@ void multiply(const Matrix<const T>& a, const Matrix<const T>& b, const T* bias,
         T* c_tile = c.row(row) + column;
         const T* start = k > 0 ? c_tile : bias == nullptr ? nullptr : bias + column;
         multiply_any_tile<T, vectors>(a_tile, panel, panel_stride, start, k > 0 ? c.row_stride : 0,
-                                      c_tile, c.row_stride);
+                                      c_tile, c.row_stride,
+                                      k + depth == a.columns ? descent : nullptr);
         row += tile_rows;
       }
     }
