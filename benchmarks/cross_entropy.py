@@ -5,9 +5,12 @@
 Each contender takes logits that an operation computed and gives their gradient. The byte model is
 the least that must move: the logits read once and the gradient written once, 2 N C elements, which
 is what the warm copy moves. In place the gradient cannot be formed before backward, so that the
-logits are read twice: 3 N C elements. "hollow" is an autograd Function without a kernel, the floor
-of tiny sizes. On a CUDA device Liger and quack take part where they are
-installed, on logits [N, C].
+logits are read twice: 3 N C elements.
+
+Three contenders show where the floor lies: "clone", the same bytes into memory that is as fresh as
+that of the gradient; "loss alone", one read and all the exponentials, without a gradient; "hollow",
+an autograd Function without a kernel, for tiny sizes. On a CUDA device Liger and quack take part
+where they are installed, on logits [N, C].
 """
 
 import argparse
@@ -72,6 +75,8 @@ def contenders(logits: Tensor, target: Tensor) -> dict[str, Any]:
     hollow = measure.hollow(torch.zeros_like(anchor, requires_grad=False), scratch)
     return {
         "copy": lambda: scratch.copy_(logits),
+        "clone": lambda: logits.clone(),
+        "loss alone": lambda: mx.cross_entropy(logits, target),
         "hollow": lambda: hollow(Logits.apply(anchor, logits)).backward(),
         "eager": lambda: step(F.cross_entropy, logits),
         "compile": lambda: step(compiled, logits),
@@ -113,6 +118,8 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
         "logits": "x".join(map(str, result["shape"])),
         "dtype": result["dtype"],
         "copy ms": seconds["copy"] * 1e3,
+        "clone ms": seconds["clone"] * 1e3,
+        "loss ms": seconds["loss alone"] * 1e3,
         "hollow ms": seconds["hollow"] * 1e3,
         "eager ms": seconds["eager"] * 1e3,
         "compile ms": seconds["compile"] * 1e3,
@@ -120,6 +127,7 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
         "in place ms": seconds["in place"] * 1e3,
         **{f"{name} ms": seconds[name] * 1e3 for name in ("liger", "quack") if name in seconds},
         "best peer / fresh": best_peer / seconds["fresh"],
+        "best peer / clone": best_peer / seconds["clone"],
         "eager / in place": seconds["eager"] / seconds["in place"],
         "in place / copy": seconds["in place"] / seconds["copy"],
         "fresh GB/s": 2 * size / seconds["fresh"] / 1e9,

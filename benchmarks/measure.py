@@ -75,4 +75,4 @@ def print_rows(title: str, rows: list[dict[str, Any]]) -> None:
         table.add_column(column, justify="right")
     for row in rows:
         table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
-    Console(width=160).print(table)
+    Console(width=200).print(table)

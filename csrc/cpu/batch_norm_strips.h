@@ -15,6 +15,7 @@
 #include "kernels.h"
 #include "stream.h"
 #include "vec.h"
+#include "wide.h"
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 

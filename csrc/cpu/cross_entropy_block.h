@@ -10,6 +10,7 @@
 #include "elementary.h"
 #include "kernels.h"
 #include "vec.h"
+#include "wide.h"
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 

@@ -12,6 +12,7 @@
 #include "scratch.h"
 #include "stream.h"
 #include "vec.h"
+#include "wide.h"
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 

@@ -20,6 +20,7 @@
 #include "gemm.h"
 #include "kernels.h"
 #include "vec.h"
+#include "wide.h"
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 

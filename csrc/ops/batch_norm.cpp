@@ -156,8 +156,10 @@ void for_each_value(const Tensor& vector, bool write, const Body& body) {
     using T = decltype(zero);
     using C = Compute<T>;
     T* const data = running_data<T>(vector, write);
-    for (int64_t i = 0; i < vector.size(0); ++i) {
-      T* const element = data + i * vector.stride(0);
+    const int64_t size = vector.size(0);
+    const int64_t stride = vector.stride(0);
+    for (int64_t i = 0; i < size; ++i) {
+      T* const element = data + i * stride;
       if constexpr (std::is_same_v<T, C>) {
         const double value = body(i, static_cast<double>(*element));
         if (write) {
