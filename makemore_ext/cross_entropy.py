@@ -23,10 +23,11 @@ from makemore_ext._validation import check_indices, checks_cuda_indices
 
 
 class CrossEntropyFunction(torch.autograd.Function):
-    """apply(input, target, weight, options, inplace_backward) -> loss, lse, statistics, total.
+    """apply(input, target, weight, options, inplace_backward, return_lse).
 
-    `options` are a reduction of REDUCTIONS, ignore_index, label_smoothing and lse_square_scale.
-    `loss` and `lse` [N, d1, ...] are float32, or float64 for float64 input, and differentiable.
+    Gives loss, lse, statistics and total. `options` are a reduction of REDUCTIONS, ignore_index,
+    label_smoothing and lse_square_scale. `loss` and `lse` [N, d1, ...], which is None unless
+    `return_lse`, are float32, or float64 for float64 input, and differentiable.
     The last two are what backward needs: `statistics` [3, N, d1, ...] float64, see
     csrc/cpu/cross_entropy.h, and `total` [] float64, the divisor of the mean.
     """
@@ -40,16 +41,19 @@ class CrossEntropyFunction(torch.autograd.Function):
         weight: Tensor | None,
         options: Options,
         inplace_backward: bool,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return_lse: bool,
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         loss, statistics, total_weight = operators.cross_entropy_forward.default(
             input, target, weight, *options
         )
-        lse = (statistics[0] + statistics[1].log()).to(loss.dtype)
+        lse = None
+        if return_lse:
+            lse = (statistics[0] + statistics[1].log()).to(loss.dtype)
         return loss, lse, statistics, total_weight
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-        input, target, weight, ctx.options, ctx.inplace_backward = inputs
+    def setup_context(ctx: Any, inputs: tuple, output: tuple[Any, ...]) -> None:
+        input, target, weight, ctx.options, ctx.inplace_backward, ctx.return_lse = inputs
         _, _, statistics, total_weight = output
         ctx.mark_non_differentiable(statistics, total_weight)
         ctx.set_materialize_grads(False)
@@ -64,7 +68,7 @@ class CrossEntropyFunction(torch.autograd.Function):
         needs_input, needs_target, needs_weight, *_ = ctx.needs_input_grad
         grad_input = grad_target = grad_weight = None
         if grad_loss is None and grad_lse is None:
-            return (None,) * 5
+            return (None,) * 6
         if torch.is_grad_enabled() or needs_target or needs_weight:
             if ctx.inplace_backward:
                 raise RuntimeError(
@@ -92,12 +96,14 @@ class CrossEntropyFunction(torch.autograd.Function):
             grad_weight if needs_weight else None,
             None,
             None,
+            None,
         )
 
     @staticmethod
     def jvp(ctx: Any, *input_tangents: Any) -> tuple[Tensor | None, ...]:
         primals = ctx.saved_tensors
-        return (*tangents(primals, input_tangents[:3], ctx.options), None, None)
+        loss, lse = tangents(primals, input_tangents[:3], ctx.options)
+        return loss, lse if ctx.return_lse else None, None, None
 
 
 _apply = applier(CrossEntropyFunction)
@@ -234,7 +240,7 @@ def cross_entropy(
         loss = GradientInForward.apply(input, target, weight, options)
     else:
         inplace_backward = inplace_backward and eager
-        loss, lse, *_ = _apply(input, target, weight, options, inplace_backward)
+        loss, lse, *_ = _apply(input, target, weight, options, inplace_backward, return_lse)
     if loss.dtype != dtype and not torch.is_autocast_enabled(input.device.type):
         loss = loss.to(dtype)
     return (loss, lse) if return_lse else loss

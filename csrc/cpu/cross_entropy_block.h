@@ -191,11 +191,7 @@ class BlockTargets {
     return target < 0;
   }
   static Vec<double> max_at(const BlockState<T>& state, int64_t i) {
-    Vec<double> result;
-    for (int64_t lane = 0; lane < kLanes<double>; ++lane) {
-      result[lane] = static_cast<double>(state.max[i + lane]);
-    }
-    return result;
+    return load_doubles(state.max + i);
   }
 
   const CrossEntropyArguments<T>& arguments_;

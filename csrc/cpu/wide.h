@@ -74,6 +74,18 @@ struct Wide<float> {
   double sum() const { return horizontal_sum<double>(low + high); }
 };
 
+// As many values as a vector of doubles has.
+MAKEMORE_EXT_INLINE Vec<double> load_doubles(const double* source) {
+  return load(source);
+}
+
+MAKEMORE_EXT_INLINE Vec<double> load_doubles(const float* source) {
+  typedef float Half __attribute__((vector_size(MAKEMORE_EXT_VECTOR_BYTES / 2)));
+  Half values;
+  std::memcpy(&values, source, sizeof(values));
+  return __builtin_convertvector(values, Vec<double>);
+}
+
 // Rounded again.
 MAKEMORE_EXT_INLINE Vec<double> narrow(Wide<double> wide) {
   return wide.part;
