@@ -270,6 +270,14 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
         self.return_lse = return_lse
         self.lse_square_scale = lse_square_scale
 
+    def extra_repr(self) -> str:
+        ours = {
+            "inplace_backward": self.inplace_backward,
+            "return_lse": self.return_lse,
+            "lse_square_scale": self.lse_square_scale,
+        }
+        return ", ".join(f"{name}={value}" for name, value in ours.items() if value)
+
     def forward(self, input: Tensor, target: Tensor) -> Any:
         return cross_entropy(
             input,

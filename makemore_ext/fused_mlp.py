@@ -88,12 +88,22 @@ class FusedMLP:
             weight_decay: see the class.
 
         Raises:
-            TypeError: a parameter is not a tensor.
+            TypeError: `parameters` are not `reference.Parameters`, or one is not a tensor.
             ValueError: a parameter is unfit, or an argument is out of its range.
         """
+        names = Parameters._fields
+        if not isinstance(parameters, tuple) or len(parameters) != len(names):
+            raise TypeError(
+                f"parameters: must be the {len(names)} tensors of reference.Parameters "
+                f"({', '.join(names)}), got {type(parameters).__name__}"
+            )
         network = cls.__new__(cls)
         network._adopt(Parameters(*parameters), momentum, weight_decay)
         return network
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name}={size}" for name, size in self._sizes._asdict().items())
+        return f"FusedMLP({sizes}, dtype={self._dtype}, device={str(self._device)!r})"
 
     def _adopt(self, parameters: Parameters, momentum: float, weight_decay: float) -> None:
         for name, parameter in parameters._asdict().items():

@@ -199,7 +199,16 @@ BAD_PARAMETERS = {
     "devices": (P._replace(b2=P.b2.to("meta")), ValueError, "b2: must be a contiguous"),
     "device": (Parameters(*(p.to("meta") for p in P)), ValueError, "device: must be the CPU or"),
     "shared": (P._replace(bnbias=P.bngain), ValueError, "must not share memory"),
+    "too few": ([torch.zeros(2)], TypeError, "must be the 7 tensors of reference.Parameters"),
+    "no tuple": (P._asdict, TypeError, "must be the 7 tensors of reference.Parameters"),
 }
+
+
+def test_repr():
+    assert repr(mx.FusedMLP(27, 3, 10, 200)) == (
+        "FusedMLP(vocabulary=27, context=3, embedding=10, hidden=200, dtype=torch.float32, "
+        "device='cpu')"
+    )
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,11 @@ MODULES = {
 }
 
 
+def test_repr_shows_what_torch_lacks():
+    module = mx.CrossEntropyLoss(return_lse=True, lse_square_scale=0.1)
+    assert repr(module) == "CrossEntropyLoss(return_lse=True, lse_square_scale=0.1)"
+
+
 @pytest.mark.parametrize("options", MODULES.values(), ids=MODULES)
 def test_module_as_torch(options):
     ours, theirs = mx.CrossEntropyLoss(**options), nn.CrossEntropyLoss(**options)
