@@ -6,7 +6,7 @@ them, on the CPU and on a CUDA device, in _fused_mlp_steps.py.
 
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -92,13 +92,14 @@ class FusedMLP:
             ValueError: a parameter is unfit, or an argument is out of its range.
         """
         names = Parameters._fields
-        if not isinstance(parameters, tuple) or len(parameters) != len(names):
+        tensors = tuple(parameters) if isinstance(parameters, Iterable) else ()
+        if len(tensors) != len(names):
             raise TypeError(
                 f"parameters: must be the {len(names)} tensors of reference.Parameters "
                 f"({', '.join(names)}), got {type(parameters).__name__}"
             )
         network = cls.__new__(cls)
-        network._adopt(Parameters(*parameters), momentum, weight_decay)
+        network._adopt(Parameters(*tensors), momentum, weight_decay)
         return network
 
     def __repr__(self) -> str:

@@ -204,6 +204,12 @@ BAD_PARAMETERS = {
 }
 
 
+@pytest.mark.parametrize("collect", [list, iter])
+def test_parameters_in_another_collection(collect):
+    network = mx.FusedMLP.from_parameters(collect(P))
+    assert all(ours is given for ours, given in zip(network.parameters(), P, strict=True))
+
+
 def test_repr():
     assert repr(mx.FusedMLP(27, 3, 10, 200)) == (
         "FusedMLP(vocabulary=27, context=3, embedding=10, hidden=200, dtype=torch.float32, "
