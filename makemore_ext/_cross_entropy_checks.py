@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from makemore_ext._cross_entropy_transforms import class_dim
 from makemore_ext._validation import FLOATING, check_device, describe, overlaps_itself
 
 INDICES = (torch.int64, torch.uint8)
@@ -57,7 +58,7 @@ def _is_valid(
         return False
     if not isinstance(label_smoothing, (int, float)) or not 0.0 <= label_smoothing <= 1.0:
         return False
-    dim = 0 if len(shape) == 1 else 1
+    dim = class_dim(input)
     if target_dtype in FLOATING:
         if target.shape != shape or ignore_index >= 0:
             return False
