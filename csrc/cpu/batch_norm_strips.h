@@ -143,15 +143,6 @@ inline void add_moments(StripRows<const T> x, int64_t rows, int64_t count, const
   });
 }
 
-template <typename Strip, bool streamed, typename T>
-inline void store_strip(T* destination, Vec<Compute<T>> value, int64_t count) {
-  if constexpr (Strip::partial) {
-    store_partial(destination, value, count);
-  } else {
-    store_through<streamed>(destination, value);
-  }
-}
-
 template <Activation activation, typename T>
 inline Vec<T> activate(Vec<T> z) {
   if constexpr (activation == Activation::tanh) {
@@ -190,7 +181,8 @@ inline void normalize(StripRows<const T> x, StripRows<T> y, int64_t rows, int64_
     for (int v = 0; v < Strip::vectors; ++v) {
       const Vec<C> input = load_lanes<Strip::partial>(x.at(row, v), count, C(0));
       const Vec<C> z = (input - c[v]) * s[v] + b[v];
-      store_strip<Strip, streamed>(y.at(row, v), activate<activation, C>(z), count);
+      store_lanes_through<Strip::partial, streamed>(y.at(row, v), activate<activation, C>(z),
+                                                    count);
     }
   }
 }
@@ -254,7 +246,7 @@ inline void input_gradient(GradientRows<T> gradient, StripRows<const T> x, Strip
         const Vec<C> input = load_lanes<Strip::partial>(x.at(row, v), count, C(0));
         dz = (dz - offset[v]) - (input - c[v]) * per_x[v];
       }
-      store_strip<Strip, streamed>(dx.at(row, v), dz * factor[v], count);
+      store_lanes_through<Strip::partial, streamed>(dx.at(row, v), dz * factor[v], count);
     }
   }
 }

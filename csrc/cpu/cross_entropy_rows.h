@@ -313,11 +313,7 @@ class RowWorker {
     if constexpr (kHasShares) {
       result -= shares_at<partial>(q, c, count) * state.offset[i];
     }
-    if constexpr (partial) {
-      store_partial(dx + c, result, count);
-    } else {
-      store_through<streamed>(dx + c, result);
-    }
+    store_lanes_through<partial, streamed>(dx + c, result, count);
   }
 
   const CrossEntropyArguments<T>& arguments_;

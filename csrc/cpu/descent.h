@@ -1,7 +1,8 @@
 // Stochastic gradient descent, for one vector of parameters at a time:
 //
-//   parameter -= lr (momentum_buffer <- momentum momentum_buffer + gradient + weight_decay
-//   parameter)
+//   direction = gradient + weight_decay parameter
+//   momentum_buffer = direction += momentum momentum_buffer    where there is momentum
+//   parameter -= lr direction
 #pragma once
 
 #include <cstdint>

@@ -46,8 +46,7 @@ inline constexpr double kBatchNormEps = 1e-5;
 // Adds up what `term(i, sums)` adds to each of `count` vectors for every row i of n. Inlined, so
 // that the sums stay in registers.
 template <typename T, int count, typename Term>
-[[gnu::always_inline]] inline void sum_over_rows(int64_t n, Wide<T> (&sums)[count],
-                                                 const Term& term) {
+MAKEMORE_EXT_INLINE void sum_over_rows(int64_t n, Wide<T> (&sums)[count], const Term& term) {
   constexpr int64_t kNeighbours = 4;
   for (int64_t first = 0; first < n; first += kNeighbours) {
     Vec<T> few[count] = {};

@@ -22,7 +22,7 @@ inline constexpr int kDotColumns =
 // Lane i of the result is the sum of the lanes of vectors[i], and 0 from `count` on. In each round,
 // vectors that are `step` apart become one, of the sums of neighbours within either.
 template <typename T, int step = 1, int count>
-[[gnu::always_inline]] inline Vec<T> sums_of_lanes(Vec<T> (&vectors)[count]) {
+MAKEMORE_EXT_INLINE Vec<T> sums_of_lanes(Vec<T> (&vectors)[count]) {
   if constexpr (step == kLanes<T>) {
     return vectors[0];
   } else {

@@ -41,36 +41,50 @@ MAKEMORE_EXT_INLINE int64_t elements_to_alignment(const T* address) {
   return past == 0 ? 0 : (kStoredBytes<T> - static_cast<int64_t>(past)) / sizeof(T);
 }
 
+// What store() would write, in a register of that many bytes.
+template <typename Register, typename T>
+MAKEMORE_EXT_INLINE Register stored_bits(Vec<Compute<T>> value) {
+  static_assert(sizeof(Register) == kStoredBytes<T>);
+  T lanes[kLanes<T>];
+  store(lanes, value);
+  Register bits;
+  std::memcpy(&bits, lanes, sizeof(bits));
+  return bits;
+}
+
 // store(), past the caches where `streamed`: then `destination` is aligned, and finish_stores()
 // comes before another thread reads it.
 template <bool streamed, typename T>
 MAKEMORE_EXT_INLINE void store_through(T* destination, Vec<Compute<T>> value) {
-#ifdef __SSE2__
-  if constexpr (streamed && kStoredBytes<T> >= 16) {
-    alignas(kStoredBytes<T>) T lanes[kLanes<T>];
-    store(lanes, value);
 #ifdef __AVX512F__
-    if constexpr (kStoredBytes<T> == 64) {
-      __m512i bits;
-      std::memcpy(&bits, lanes, sizeof(bits));
-      return _mm512_stream_si512(reinterpret_cast<__m512i*>(destination), bits);
-    }
+  if constexpr (streamed && kStoredBytes<T> == 64) {
+    return _mm512_stream_si512(reinterpret_cast<__m512i*>(destination),
+                               stored_bits<__m512i, T>(value));
+  }
 #endif
 #ifdef __AVX__
-    if constexpr (kStoredBytes<T> == 32) {
-      __m256i bits;
-      std::memcpy(&bits, lanes, sizeof(bits));
-      return _mm256_stream_si256(reinterpret_cast<__m256i*>(destination), bits);
-    }
+  if constexpr (streamed && kStoredBytes<T> == 32) {
+    return _mm256_stream_si256(reinterpret_cast<__m256i*>(destination),
+                               stored_bits<__m256i, T>(value));
+  }
 #endif
-    if constexpr (kStoredBytes<T> == 16) {
-      __m128i bits;
-      std::memcpy(&bits, lanes, sizeof(bits));
-      return _mm_stream_si128(reinterpret_cast<__m128i*>(destination), bits);
-    }
+#ifdef __SSE2__
+  if constexpr (streamed && kStoredBytes<T> == 16) {
+    return _mm_stream_si128(reinterpret_cast<__m128i*>(destination),
+                            stored_bits<__m128i, T>(value));
   }
 #endif
   store(destination, value);
+}
+
+// store_lanes(), past the caches where a whole vector is `streamed`.
+template <bool partial, bool streamed, typename T>
+MAKEMORE_EXT_INLINE void store_lanes_through(T* destination, Vec<Compute<T>> value, int64_t count) {
+  if constexpr (partial) {
+    store_partial(destination, value, count);
+  } else {
+    store_through<streamed>(destination, value);
+  }
 }
 
 // Makes what was written past the caches visible before whatever is written next.
