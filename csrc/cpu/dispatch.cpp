@@ -16,7 +16,7 @@ constexpr const char* kVariable = "MAKEMORE_EXT_CPU_CAPABILITY";
 struct Capability {
   const char* name;
   bool available;
-  const KernelTables& tables;
+  KernelTables (*tables)();
 };
 
 // From the least to the best.
@@ -65,7 +65,8 @@ const Capability& chosen() {
 }
 
 const KernelTables& tables() {
-  return chosen().tables;
+  static const KernelTables tables = chosen().tables();
+  return tables;
 }
 
 }  // namespace

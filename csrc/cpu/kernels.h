@@ -1,6 +1,6 @@
 // The CPU kernels as the rest of the extension sees them: arguments and one table of functions per
-// dtype. The kernels themselves are built once per instruction set; kernels() returns the table
-// that this processor can run.
+// dtype. The kernels themselves, and what fills the tables with them, are built once per
+// instruction set; kernels() returns the table that this processor can run.
 #pragma once
 
 #include <cstdint>
@@ -108,15 +108,35 @@ struct KernelTables {
 [[noreturn]] void throw_target_out_of_range(int64_t target);
 [[noreturn]] void throw_index_out_of_range(int64_t index, int64_t vocabulary);
 
-// The tables of each build of csrc/cpu/kernels.cpp.
+// Calls body for the table of each dtype.
+template <typename Body>
+void for_each_table(KernelTables& tables, const Body& body) {
+  body(tables.for_half);
+  body(tables.for_bfloat16);
+  body(tables.for_float);
+  body(tables.for_double);
+}
+
+#ifdef MAKEMORE_EXT_CAPABILITY
+// What each operation's .cpp puts in the tables.
+namespace MAKEMORE_EXT_CAPABILITY {
+void set_batch_norm(KernelTables& tables);
+void set_cross_entropy(KernelTables& tables);
+void set_elementary(KernelTables& tables);
+void set_embedding(KernelTables& tables);
+void set_fused_mlp(KernelTables& tables);
+}  // namespace MAKEMORE_EXT_CAPABILITY
+#endif
+
+// The tables of each build of kernels.cpp.
 namespace baseline {
-extern const KernelTables tables;
+KernelTables tables();
 }
 namespace avx2 {
-extern const KernelTables tables;
+KernelTables tables();
 }
 namespace avx512 {
-extern const KernelTables tables;
+KernelTables tables();
 }
 
 // "default", "avx2" or "avx512": the best this processor has, or what MAKEMORE_EXT_CPU_CAPABILITY
