@@ -32,20 +32,24 @@
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 
-// Planes of fewer elements are shorter than a strip: they are columns of a matrix, if its rows have
-// no gaps.
+// Short planes are columns of a matrix, if its rows have no gaps.
 template <typename T>
 bool has_columns(const ChannelShape& shape, const ChannelView<T>& view) {
   return view.data == nullptr || (shape.inner == 1 && view.channel_stride == 1) ||
-         (shape.inner < kStripElements<T> && view.inner_stride == 1 &&
+         (shape.inner < kShortestPlane<T> && view.inner_stride == 1 &&
           view.channel_stride == shape.inner);
+}
+
+template <typename T>
+bool is_dense(const ChannelShape& shape, const ChannelView<T>& view) {
+  return view.data == nullptr || view.outer_stride == shape.channels * shape.inner;
 }
 
 template <typename Pass, typename... Views>
 void run(const Pass& pass, const Views&... views) {
   const ChannelShape& shape = pass.shape();
   if ((has_columns(shape, views) && ...)) {
-    run_pass(Columns<Pass>(pass), shape.elements());
+    run_pass(Columns<Pass>(pass, (is_dense(shape, views) && ...)), shape.elements());
   } else {
     run_pass(Planes<Pass>(pass), shape.elements());
   }

@@ -7,19 +7,21 @@
 #include <cstdint>
 
 #include "batch_norm_passes.h"
-#include "batch_norm_strips.h"
+#include "batch_norm_rows.h"
+#include "group.h"
 #include "kernels.h"
 #include "scratch.h"
 #include "vec.h"
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 
-// Rows of a strip that are worked on before the next strip of the same rows: few, as rows a power
-// of two apart share the places of a cache.
+// Rows whose sums are taken together: few, as rows a power of two apart share the places of a
+// cache.
 inline constexpr int64_t kChunkRows = 16;
 
 // Columns in blocks, rows in pieces. Few rows make one piece, so that a block of columns stays in
-// the cache; many rows are cut in pieces of whole rows where they are not too wide.
+// the cache; many rows are cut in pieces of whole rows where they are not too wide. Each piece has
+// sums of its own: it has many rows, so that those are few beside the elements.
 struct ColumnGrid {
   int64_t rows;
   int64_t columns;
@@ -28,19 +30,21 @@ struct ColumnGrid {
 
   template <typename T>
   static ColumnGrid of(const ChannelShape& shape) {
-    constexpr int64_t kCellElements = 16384;
     constexpr int64_t kOnePieceRows = 1024;
+    constexpr int64_t kOnePieceElements = 16384;
     constexpr int64_t kNarrowest = 128 / sizeof(T);  // two cache lines
     constexpr int64_t kWidest = 4096;
+    constexpr int64_t kPieceRows = 256;
+    constexpr int64_t kMostPieces = 64;
     const int64_t per_channel = shape.inner;
     const int64_t rows = std::max<int64_t>(1, shape.outer);
     const int64_t columns = shape.channels * per_channel;
     const bool one_piece = rows <= kOnePieceRows;
-    const int64_t width = one_piece ? std::max(kNarrowest, kCellElements / rows) : kWidest;
+    const int64_t width = one_piece ? std::max(kNarrowest, kOnePieceElements / rows) : kWidest;
     const int64_t unit = per_channel == 1 ? kNarrowest : per_channel;
     const int64_t block_columns = std::min(columns, (width + unit - 1) / unit * unit);
-    const int64_t piece_rows = kCellElements / block_columns / kChunkRows * kChunkRows;
-    return {rows, columns, block_columns, one_piece ? rows : std::max(kChunkRows, piece_rows)};
+    const int64_t piece_rows = std::max(kPieceRows, (rows + kMostPieces - 1) / kMostPieces);
+    return {rows, columns, block_columns, one_piece ? rows : piece_rows};
   }
   int64_t blocks() const { return (columns + block_columns - 1) / block_columns; }
   int64_t pieces() const { return (rows + piece_rows - 1) / piece_rows; }
@@ -52,12 +56,13 @@ class Columns {
   using T = typename Pass::Element;
   using C = Compute<T>;
 
-  explicit Columns(const Pass& pass)
+  // is_dense: rows follow each other without gaps.
+  Columns(const Pass& pass, bool is_dense)
       : pass_(pass),
         per_channel_(pass.shape().inner),
         grid_(ColumnGrid::of<T>(pass.shape())),
-        width_((grid_.block_columns + kStripElements<T> - 1) / kStripElements<T> *
-               kStripElements<T>),
+        is_one_row_(is_dense && grid_.blocks() == 1 && grid_.columns % kGroupVectors<T> == 0),
+        width_((grid_.block_columns + kGroup<T> - 1) / kGroup<T> * kGroup<T> + kGroup<T>),
         values_(grid_.blocks() * kValues * width_),
         sums_(pass.sums_needed() ? grid_.blocks() * grid_.pieces() * 2 * width_ : 0) {}
 
@@ -68,24 +73,25 @@ class Columns {
 
   // The centres: those the pass has, or the mean of a few rows.
   void begin(int64_t block) const {
-    C* centres = values(block, kCentre);
-    std::fill(centres, centres + width_, C(0));
+    const Values centres = values(block, kCentre);
+    std::fill_n(centres.data, width_, C(0));
     if constexpr (!Pass::kChooseCentre) {
       for_each_channel(block, [&](int64_t channel, int64_t column) {
-        std::fill(centres + column, centres + column + per_channel_, pass_.centre(channel));
+        fill(centres, column, pass_.centre(channel));
       });
     } else {
       const int64_t samples = std::min(kSamples, grid_.rows);
       const double share = 1.0 / static_cast<double>(samples);
-      for_each_strip<T, 1>(columns(block), [&](auto strip, int64_t column, int64_t count) {
-        alignas(64) double sum[kLanes<T>] = {};
-        alignas(64) double unused[kLanes<T>] = {};
+      for_each_group<T>(0, columns(block), [&](auto partial, int64_t column, int64_t count) {
+        alignas(64) double sum[kGroup<T>] = {};
+        alignas(64) double unused[kGroup<T>] = {};
+        const GroupSums<T> sums{{sum, kGroup<T>}, {unused, kGroup<T>}};
         for (int64_t i = 0; i < samples; ++i) {
-          const int64_t row = i * grid_.rows / samples;
-          add<decltype(strip)>(block, column, row, 1, count, centres + column, sum, unused);
+          pass_.template add<decltype(partial)::value>(locate(block, i * grid_.rows / samples), 1,
+                                                       column, count, Group<T>{}, 0, sums);
         }
-        for (int64_t i = 0; i < kLanes<T>; ++i) {
-          centres[column + i] = centre_near<T>(static_cast<C>(sum[i] * share));
+        for (int64_t i = 0; i < kGroup<T>; ++i) {
+          centres[column + i] = centre_near<T>(static_cast<C>(sums.first[i] * share));
         }
       });
       if (per_channel_ > 1) {
@@ -94,50 +100,52 @@ class Columns {
           for (int64_t i = 0; i < per_channel_; ++i) {
             sum += centres[column + i];
           }
-          std::fill(centres + column, centres + column + per_channel_,
-                    centre_near<T>(sum / static_cast<C>(per_channel_)));
+          fill(centres, column, centre_near<T>(sum / static_cast<C>(per_channel_)));
         });
       }
     }
   }
 
   void add(int64_t block, int64_t piece) const {
-    const C* centres = values(block, kCentre);
-    double* first = sums(block, piece);
-    double* second = first + width_;
-    std::fill(first, first + 2 * width_, 0.0);
+    const Values centres = values(block, kCentre);
+    const GroupSums<T> of_piece = sums(block, piece);
+    std::fill_n(of_piece.first.data, 2 * width_, 0.0);
     const int64_t begin = piece * grid_.piece_rows;
     const int64_t end = std::min(grid_.rows, begin + grid_.piece_rows);
     for (int64_t row = begin; row < end; row += kChunkRows) {
-      const int64_t rows = std::min(kChunkRows, end - row);
-      for_each_strip<T, 1>(columns(block), [&](auto strip, int64_t column, int64_t count) {
-        add<decltype(strip)>(block, column, row, rows, count, centres + column, first + column,
-                             second + column);
+      const auto rows = locate(block, row);
+      const int64_t count_rows = std::min(kChunkRows, end - row);
+      for_each_group<T>(0, columns(block), [&](auto partial, int64_t column, int64_t count) {
+        Group<T> centre;
+        for (int v = 0; v < kGroupVectors<T>; ++v) {
+          centre.of[v] = load(centres.vector(column, v));
+        }
+        pass_.template add<decltype(partial)::value>(rows, count_rows, column, count, centre,
+                                                     column, of_piece);
       });
     }
   }
 
   bool finish(int64_t block) const {
-    double* first = sums(block, 0);
-    double* second = first + width_;
+    const GroupSums<T> total = sums(block, 0);
     for (int64_t piece = 1; piece < grid_.pieces(); ++piece) {
-      const double* other = sums(block, piece);
+      const double* other = sums(block, piece).first.data;
       for (int64_t i = 0; i < 2 * width_; ++i) {
-        first[i] += other[i];
+        total.first.data[i] += other[i];
       }
     }
-    C* centres = values(block, kCentre);
+    const Values centres = values(block, kCentre);
     bool exact = true;
     for_each_channel(block, [&](int64_t channel, int64_t column) {
-      double sum = first[column];
-      double other = second[column];
+      double first = total.first[column];
+      double second = total.second[column];
       for (int64_t i = 1; i < per_channel_; ++i) {
-        sum += first[column + i];
-        other += second[column + i];
+        first += total.first[column + i];
+        second += total.second[column + i];
       }
       C centre = centres[column];
-      if (!pass_.finish(channel, sum, other, centre)) {
-        std::fill(centres + column, centres + column + per_channel_, centre);
+      if (!pass_.finish(channel, first, second, centre)) {
+        fill(centres, column, centre);
         exact = false;
       }
     });
@@ -145,8 +153,7 @@ class Columns {
   }
 
   void prepare(int64_t block) const {
-    C* parameters = values(block, kParameters);
-    std::fill(parameters, parameters + kPassParameters * width_, C(0));
+    std::fill_n(values(block, kParameters).data, kPassParameters * width_, C(0));
     for_each_channel(block, [&](int64_t channel, int64_t column) {
       if (!sums_needed()) {
         pass_.finish(channel);
@@ -154,23 +161,23 @@ class Columns {
       C of_channel[kPassParameters];
       pass_.parameters(channel, of_channel);
       for (int parameter = 0; parameter < kPassParameters; ++parameter) {
-        C* destination = parameters + parameter * width_ + column;
-        std::fill(destination, destination + per_channel_, of_channel[parameter]);
+        fill(values(block, kParameters + parameter), column, of_channel[parameter]);
       }
     });
+    for (int parameter = 0; is_one_row_ && parameter < kPassParameters; ++parameter) {
+      const Values array = values(block, kParameters + parameter);
+      for (int64_t i = 0; i < kGroup<T>; ++i) {
+        array[grid_.columns + i] = array[i];
+      }
+    }
   }
 
   void apply(int64_t block, int64_t piece) const {
-    const C* parameters = values(block, kParameters);
     const int64_t begin = piece * grid_.piece_rows;
     const int64_t end = std::min(grid_.rows, begin + grid_.piece_rows);
-    for (int64_t row = begin; row < end; row += kChunkRows) {
-      const int64_t rows = std::min(kChunkRows, end - row);
-      for_each_strip<T, kWideStrip>(columns(block), [&](auto strip, int64_t column, int64_t count) {
-        pass_.template apply<decltype(strip)>(locate(block, column, row), rows, count,
-                                              parameters + column, width_);
-      });
-    }
+    const ColumnParameters<T> parameters(values(block, kParameters).data, width_, columns(block));
+    const int64_t rows = is_one_row_ ? 1 : end - begin;
+    pass_.apply(locate(block, begin), rows, (end - begin) / rows * columns(block), parameters);
     for_each_channel(block, [&](int64_t channel, int64_t) {
       pass_.apply_extreme(channel, begin * per_channel_, end * per_channel_);
     });
@@ -179,22 +186,34 @@ class Columns {
  private:
   enum Value { kCentre, kParameters, kValues = kParameters + kPassParameters };
   static constexpr int64_t kSamples = 8;
+  static constexpr int64_t kShortBytes = 16 * 1024;
+  static constexpr int64_t kAheadBytes = 512;
+  using Values = GroupArray<T, C>;
 
   const Pass& pass_;
   int64_t per_channel_;
   ColumnGrid grid_;
-  int64_t width_;         // of the arrays of a block
-  Scratch<C> values_;     // [blocks, kValues, width_]
-  Scratch<double> sums_;  // [blocks, pieces, 2, width_]
+  bool is_one_row_;       // the result, for what writes it, with parameters that repeat
+  int64_t width_;         // of the arrays of a block: a group that starts in the last one fits too
+  Scratch<C> values_;     // [blocks, kValues, width_], each row a GroupArray
+  Scratch<double> sums_;  // [blocks, pieces, 2, width_], likewise
 
-  C* values(int64_t block, int which) const {
-    return values_.data() + (block * kValues + which) * width_;
+  Values values(int64_t block, int which) const {
+    return {values_.data() + (block * kValues + which) * width_, width_};
   }
-  double* sums(int64_t block, int64_t piece) const {
-    return sums_.data() + (block * grid_.pieces() + piece) * 2 * width_;
+  GroupSums<T> sums(int64_t block, int64_t piece) const {
+    double* first = sums_.data() + (block * grid_.pieces() + piece) * 2 * width_;
+    return {{first, width_}, {first + width_, width_}};
   }
   int64_t columns(int64_t block) const {
     return std::min(grid_.block_columns, grid_.columns - block * grid_.block_columns);
+  }
+
+  // Gives all columns of a channel the same value.
+  void fill(const Values& array, int64_t column, C value) const {
+    for (int64_t i = 0; i < per_channel_; ++i) {
+      array[column + i] = value;
+    }
   }
 
   // Calls body(channel, its first column in the block).
@@ -207,17 +226,14 @@ class Columns {
     }
   }
 
-  auto locate(int64_t block, int64_t column, int64_t row) const {
-    const int64_t position = block * grid_.block_columns + column;
-    return [position, row](const auto& view) {
-      return StripRows{view.data + row * view.outer_stride + position, view.outer_stride};
+  // Memory is asked for where the next chunk of rows is, or else further on in the same row.
+  auto locate(int64_t block, int64_t row) const {
+    const int64_t column = block * grid_.block_columns;
+    return [column, row](const auto& view) {
+      const int64_t chunk = kChunkRows * view.outer_stride * static_cast<int64_t>(sizeof(T));
+      return Rows{view.data + row * view.outer_stride + column, view.outer_stride,
+                  chunk <= kShortBytes ? chunk : kAheadBytes};
     };
-  }
-
-  template <typename Strip>
-  void add(int64_t block, int64_t column, int64_t row, int64_t rows, int64_t count,
-           const C* centres, double* first, double* second) const {
-    pass_.template add<Strip>(locate(block, column, row), rows, count, centres, first, second);
   }
 };
 

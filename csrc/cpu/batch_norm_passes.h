@@ -3,13 +3,13 @@
 // batch_norm_columns.h and batch_norm_planes.h.
 //
 // A pass is asked, in this order, for
-//   add            the sums of some rows of a strip, about a centre for each lane
+//   add            the sums of a group of some rows, about a centre for each of its elements
 //   finish         of a channel: sums to statistics or gradients. false: not exact enough, take the
 //                  sums again about the centre it leaves
 //   parameters     of a channel, for
-//   apply          which writes some rows of a strip
+//   apply          which writes some rows
 //   apply_extreme  and this, which writes elements of a channel once more where need be
-// `locate` gives the rows of the strip in a view.
+// `locate` gives the rows in a view.
 #pragma once
 
 #include <algorithm>
@@ -18,7 +18,7 @@
 #include <type_traits>
 
 #include "batch_norm_extreme.h"
-#include "batch_norm_strips.h"
+#include "batch_norm_rows.h"
 #include "kernels.h"
 #include "parallel.h"
 #include "stream.h"
@@ -37,14 +37,16 @@ struct Statistics {
       : mean(statistics), variance(mean + channels), invstd(variance + channels) {}
 };
 
-// Whether a result of this shape is written past the caches.
-template <typename T>
-inline bool is_large(const ChannelShape& shape) {
-  return shape.elements() * static_cast<int64_t>(sizeof(T)) >= kStreamedBytes;
+// Calls body(streamed) with whether to store these rows of a result of that shape past the caches.
+template <typename T, typename Body>
+void with_stores(const ChannelShape& shape, const Rows<T>& result, const Body& body) {
+  const bool is_large = shape.elements() * static_cast<int64_t>(sizeof(T)) >= kStreamedBytes;
+  if (is_large && can_stream(result.data, result.stride)) {
+    body(std::true_type{});
+  } else {
+    body(std::false_type{});
+  }
 }
-
-// The most parameters of apply.
-inline constexpr int kPassParameters = 4;
 
 template <typename T, Activation activation>
 class ForwardPass {
@@ -66,10 +68,11 @@ class ForwardPass {
   static constexpr bool kChooseCentre = true;
   C centre(int64_t) const { return 0; }
 
-  template <typename Strip, typename Locate>
-  void add(const Locate& locate, int64_t rows, int64_t count, const C* centre, double* first,
-           double* second) const {
-    add_moments<Strip, T>(locate(arguments_.input), rows, count, centre, first, second);
+  template <bool partial, typename Locate>
+  MAKEMORE_EXT_INLINE void add(const Locate& locate, int64_t rows, int64_t column, int64_t count,
+                               const Group<T>& centre, int64_t index,
+                               const GroupSums<T>& sums) const {
+    add_moments<partial, T>(locate(arguments_.input), rows, column, count, centre, index, sums);
   }
 
   // The sum of the squares about the mean is that about the centre, less n (mean - centre)^2, which
@@ -110,13 +113,12 @@ class ForwardPass {
     result[3] = 0;
   }
 
-  template <typename Strip, typename Locate>
-  void apply(const Locate& locate, int64_t rows, int64_t count, const C* parameters,
-             int64_t stride) const {
-    with_stores<Strip>(is_large<T>(shape()), locate(output_), [&](auto streamed) {
-      normalize<Strip, activation, decltype(streamed)::value, T>(
-          locate(arguments_.input), locate(output_), rows, count, parameters, parameters + stride,
-          parameters + 2 * stride);
+  template <typename Locate, typename Parameters>
+  void apply(const Locate& locate, int64_t rows, int64_t count,
+             const Parameters& parameters) const {
+    with_stores(shape(), locate(output_), [&](auto streamed) {
+      normalize<activation, decltype(streamed)::value, T>(locate(arguments_.input), locate(output_),
+                                                          rows, count, parameters);
     });
   }
 
@@ -165,11 +167,12 @@ class BackwardPass {
     return centre_near<T>(static_cast<C>(statistics_.mean[channel]));
   }
 
-  template <typename Strip, typename Locate>
-  void add(const Locate& locate, int64_t rows, int64_t count, const C* centre, double* first,
-           double* second) const {
-    add_gradient_moments<Strip, activation, T>(gradient_rows(locate), locate(arguments_.input),
-                                               rows, count, centre, first, second);
+  template <bool partial, typename Locate>
+  MAKEMORE_EXT_INLINE void add(const Locate& locate, int64_t rows, int64_t column, int64_t count,
+                               const Group<T>& centre, int64_t index,
+                               const GroupSums<T>& sums) const {
+    add_gradient_moments<partial, activation, T>(gradient_rows(locate), locate(arguments_.input),
+                                                 rows, column, count, centre, index, sums);
   }
 
   // From sum dz (x - centre) to sum dz xhat.
@@ -204,15 +207,14 @@ class BackwardPass {
     result[3] = static_cast<C>(slope);
   }
 
-  template <typename Strip, typename Locate>
-  void apply(const Locate& locate, int64_t rows, int64_t count, const C* parameters,
-             int64_t stride) const {
+  template <typename Locate, typename Parameters>
+  void apply(const Locate& locate, int64_t rows, int64_t count,
+             const Parameters& parameters) const {
     const auto write = [&](auto feedback) {
-      with_stores<Strip>(is_large<T>(shape()), locate(gradients_.grad_input), [&](auto streamed) {
-        input_gradient<Strip, activation, decltype(feedback)::value, decltype(streamed)::value, T>(
+      with_stores(shape(), locate(gradients_.grad_input), [&](auto streamed) {
+        input_gradient<activation, decltype(feedback)::value, decltype(streamed)::value, T>(
             gradient_rows(locate), locate(arguments_.input), locate(gradients_.grad_input), rows,
-            count, parameters, parameters + stride, parameters + 2 * stride,
-            parameters + 3 * stride);
+            count, parameters);
       });
     };
     if (arguments_.training) {

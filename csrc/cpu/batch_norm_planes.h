@@ -6,12 +6,17 @@
 #include <cstdint>
 
 #include "batch_norm_passes.h"
-#include "batch_norm_strips.h"
+#include "batch_norm_rows.h"
+#include "group.h"
 #include "kernels.h"
 #include "scratch.h"
 #include "vec.h"
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
+
+// Planes of fewer elements are worked on as columns of a matrix.
+template <typename T>
+inline constexpr int64_t kShortestPlane = 8 * kLanes<T>;
 
 // A block is some channels where all their planes stay in the cache, else one, cut in pieces.
 struct PlaneGrid {
@@ -75,22 +80,26 @@ class Planes {
 
   void add(int64_t block, int64_t piece) const {
     for_each_channel(block, [&](int64_t channel) {
-      alignas(64) C centre[kLanes<T>];
-      std::fill_n(centre, kLanes<T>, centres_.data()[channel]);
-      alignas(64) double first[kLanes<T>] = {};
-      alignas(64) double second[kLanes<T>] = {};
+      Group<T> centre;
+      for (int v = 0; v < kGroupVectors<T>; ++v) {
+        centre.of[v] = broadcast(centres_.data()[channel]);
+      }
+      alignas(64) double first[kGroup<T>] = {};
+      alignas(64) double second[kGroup<T>] = {};
+      const GroupSums<T> of_lanes{{first, kGroup<T>}, {second, kGroup<T>}};
       for_each_segment(piece, [&](int64_t outer, int64_t begin, int64_t count) {
-        for_each_strip_of<1>(count, [&](auto strip, int64_t at, int64_t rows, int64_t lanes) {
-          using Strip = decltype(strip);
-          pass_.template add<Strip>(locate<Strip>(outer, channel, begin + at), rows, lanes, centre,
-                                    first, second);
-        });
+        const auto rows = locate(outer, channel, begin);
+        const int64_t groups = count / kGroup<T>;
+        pass_.template add<false>(rows, groups, 0, kGroup<T>, centre, 0, of_lanes);
+        if (const int64_t rest = count % kGroup<T>; rest > 0) {
+          pass_.template add<true>(rows, 1, groups * kGroup<T>, rest, centre, 0, of_lanes);
+        }
       });
       double* sums = sums_.data() + (channel * grid_.pieces() + piece) * 2;
       sums[0] = sums[1] = 0;
-      for (int64_t lane = 0; lane < kLanes<T>; ++lane) {
-        sums[0] += first[lane];
-        sums[1] += second[lane];
+      for (int64_t i = 0; i < kGroup<T>; ++i) {
+        sums[0] += first[i];
+        sums[1] += second[i];
       }
     });
   }
@@ -121,18 +130,13 @@ class Planes {
 
   void apply(int64_t block, int64_t piece) const {
     for_each_channel(block, [&](int64_t channel) {
-      alignas(64) C parameters[kPassParameters * kStripElements<T>];
+      ChannelParameters<T> parameters;
       for (int parameter = 0; parameter < kPassParameters; ++parameter) {
-        std::fill_n(parameters + parameter * kStripElements<T>, kStripElements<T>,
-                    parameters_.data()[channel * kPassParameters + parameter]);
+        parameters.of[parameter] =
+            broadcast(parameters_.data()[channel * kPassParameters + parameter]);
       }
       for_each_segment(piece, [&](int64_t outer, int64_t begin, int64_t count) {
-        for_each_strip_of<kWideStrip>(
-            count, [&](auto strip, int64_t at, int64_t rows, int64_t lanes) {
-              using Strip = decltype(strip);
-              pass_.template apply<Strip>(locate<Strip>(outer, channel, begin + at), rows, lanes,
-                                          parameters, kStripElements<T>);
-            });
+        pass_.apply(locate(outer, channel, begin), 1, count, parameters);
       });
       const int64_t begin = piece * grid_.piece_elements;
       pass_.apply_extreme(channel, begin,
@@ -142,6 +146,8 @@ class Planes {
 
  private:
   static constexpr int64_t kSamples = 8;
+  static constexpr int64_t kPage = 4096;
+  static constexpr int64_t kShortBytes = 16 * 1024;
 
   const Pass& pass_;
   PlaneGrid grid_;
@@ -172,33 +178,14 @@ class Planes {
     }
   }
 
-  // Calls body(strip, begin, rows, lanes) for neighbouring elements as rows of the widest strips,
-  // then of single vectors, then what is left.
-  template <int widest, typename Body>
-  static void for_each_strip_of(int64_t count, const Body& body) {
-    const int64_t wide_rows = widest > 1 ? count / (widest * kLanes<T>) : 0;
-    const int64_t wide = wide_rows * widest * kLanes<T>;
-    if constexpr (widest > 1) {
-      if (wide_rows > 0) {
-        body(Strip<widest, false>{}, 0, wide_rows, widest * kLanes<T>);
-      }
-    }
-    const int64_t rows = (count - wide) / kLanes<T>;
-    const int64_t whole = wide + rows * kLanes<T>;
-    if (rows > 0) {
-      body(Strip<1, false>{}, wide, rows, kLanes<T>);
-    }
-    if (whole < count) {
-      body(Strip<1, true>{}, whole, 1, count - whole);
-    }
-  }
-
-  template <typename Strip>
+  // Part of a plane, as rows of one group each. Memory is asked for where the same part of the next
+  // plane is, or else a page ahead.
   auto locate(int64_t outer, int64_t channel, int64_t index) const {
+    const bool is_short = pass_.shape().inner * static_cast<int64_t>(sizeof(T)) <= kShortBytes;
     return [=](const auto& view) {
-      return StripRows{
-          view.data + outer * view.outer_stride + channel * view.channel_stride + index,
-          Strip::vectors * kLanes<T>};
+      const int64_t next = is_short ? view.outer_stride * static_cast<int64_t>(sizeof(T)) : kPage;
+      return Rows{view.data + outer * view.outer_stride + channel * view.channel_stride + index,
+                  kGroup<T>, next};
     };
   }
 };

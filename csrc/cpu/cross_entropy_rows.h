@@ -285,8 +285,9 @@ class RowWorker {
         gradient_at<true, kept, false>(x, q, dx, c, count, i, scale, state);
         c += count;
       };
-      if (streamed && !is_aligned(dx + c)) {
-        part(std::min(elements_to_alignment(dx + c), end - c));
+      const int64_t head = streamed ? elements_to_alignment(dx + c, kStoredBytes<T>) : 0;
+      if (head > 0) {
+        part(std::min(head, end - c));
       }
       for (; c + kLanes<T> <= end; c += kLanes<T>) {
         gradient_at<false, kept, streamed>(x, q, dx, c, kLanes<T>, i, scale, state);

@@ -29,52 +29,47 @@ MAKEMORE_EXT_INLINE void read_ahead(const void* address, int64_t bytes) {
 template <typename T>
 inline constexpr int64_t kStoredBytes = kLanes<T> * static_cast<int64_t>(sizeof(T));
 
+// Elements up to the next address that is a multiple of `bytes`.
 template <typename T>
-MAKEMORE_EXT_INLINE bool is_aligned(const T* address) {
-  return reinterpret_cast<std::uintptr_t>(address) % kStoredBytes<T> == 0;
+MAKEMORE_EXT_INLINE int64_t elements_to_alignment(const T* address, int64_t bytes) {
+  const auto past = static_cast<int64_t>(reinterpret_cast<std::uintptr_t>(address) % bytes);
+  return past == 0 ? 0 : (bytes - past) / static_cast<int64_t>(sizeof(T));
 }
 
-// Elements up to the next address that is aligned to what one store() writes.
-template <typename T>
-MAKEMORE_EXT_INLINE int64_t elements_to_alignment(const T* address) {
-  const std::uintptr_t past = reinterpret_cast<std::uintptr_t>(address) % kStoredBytes<T>;
-  return past == 0 ? 0 : (kStoredBytes<T> - static_cast<int64_t>(past)) / sizeof(T);
-}
-
-// What store() would write, in a register of that many bytes.
-template <typename Register, typename T>
-MAKEMORE_EXT_INLINE Register stored_bits(Vec<Compute<T>> value) {
-  static_assert(sizeof(Register) == kStoredBytes<T>);
-  T lanes[kLanes<T>];
-  store(lanes, value);
-  Register bits;
-  std::memcpy(&bits, lanes, sizeof(bits));
-  return bits;
-}
-
-// store(), past the caches where `streamed`: then `destination` is aligned, and finish_stores()
-// comes before another thread reads it.
-template <bool streamed, typename T>
-MAKEMORE_EXT_INLINE void store_through(T* destination, Vec<Compute<T>> value) {
+// A vector of any size, past the caches where `streamed`: then `destination` is aligned to that
+// size, and finish_stores() comes before another thread reads it.
+template <bool streamed, typename Vector>
+MAKEMORE_EXT_INLINE void store_bits(void* destination, Vector bits) {
 #ifdef __AVX512F__
-  if constexpr (streamed && kStoredBytes<T> == 64) {
-    return _mm512_stream_si512(reinterpret_cast<__m512i*>(destination),
-                               stored_bits<__m512i, T>(value));
+  if constexpr (streamed && sizeof(Vector) == 64) {
+    return _mm512_stream_si512(static_cast<__m512i*>(destination), bit_cast<__m512i>(bits));
   }
 #endif
 #ifdef __AVX__
-  if constexpr (streamed && kStoredBytes<T> == 32) {
-    return _mm256_stream_si256(reinterpret_cast<__m256i*>(destination),
-                               stored_bits<__m256i, T>(value));
+  if constexpr (streamed && sizeof(Vector) == 32) {
+    return _mm256_stream_si256(static_cast<__m256i*>(destination), bit_cast<__m256i>(bits));
   }
 #endif
 #ifdef __SSE2__
-  if constexpr (streamed && kStoredBytes<T> == 16) {
-    return _mm_stream_si128(reinterpret_cast<__m128i*>(destination),
-                            stored_bits<__m128i, T>(value));
+  if constexpr (streamed && sizeof(Vector) == 16) {
+    return _mm_stream_si128(static_cast<__m128i*>(destination), bit_cast<__m128i>(bits));
   }
 #endif
-  store(destination, value);
+  std::memcpy(destination, &bits, sizeof(bits));
+}
+
+// store(), as store_bits() of what it writes.
+template <bool streamed, typename T>
+MAKEMORE_EXT_INLINE void store_through(T* destination, Vec<Compute<T>> value) {
+  if constexpr (streamed) {
+    struct Stored {
+      T lanes[kLanes<T>];
+    } stored;
+    store(stored.lanes, value);
+    store_bits<true>(destination, stored);
+  } else {
+    store(destination, value);
+  }
 }
 
 // store_lanes(), past the caches where a whole vector is `streamed`.
