@@ -35,7 +35,7 @@ $(BIN)/.torch:
 	@touch $@
 
 $(BIN)/.built: $(BIN)/.torch $(SOURCES)
-	@echo "==> building makemore_ext (three to four minutes on two cores)"
+	@echo "==> building makemore_ext (two to three minutes on two cores)"
 	$(BIN)/pip install --quiet --no-build-isolation --editable '.[dev]'
 	@touch $@
 

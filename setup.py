@@ -150,6 +150,10 @@ def find_cuda() -> Cuda | None:
 class BuildKernels(BuildExtension):
     """Compiles the kernels, several at once, then the extension around them."""
 
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.build_temp = str(ROOT / "build" / "extension")  # kept, as the kernels are
+
     def build_extension(self, extension: Extension) -> None:
         jobs = {}
         common = [*COMPILER, *FLAGS, "-fPIC", *inlining_flags()]
