@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <numeric>
 
 #include "batch_norm_passes.h"
 #include "batch_norm_rows.h"
@@ -80,16 +81,16 @@ class Columns {
         fill(centres, column, pass_.centre(channel));
       });
     } else {
-      const int64_t samples = std::min(kSamples, grid_.rows);
+      const int64_t wanted = (kSamples + per_channel_ - 1) / per_channel_;
+      const int64_t samples = std::min(wanted, grid_.rows);
       const double share = 1.0 / static_cast<double>(samples);
+      const auto rows = locate(block, 0, grid_.rows / samples);
       for_each_group<T>(0, columns(block), [&](auto partial, int64_t column, int64_t count) {
         alignas(64) double sum[kGroup<T>] = {};
         alignas(64) double unused[kGroup<T>] = {};
         const GroupSums<T> sums{{sum, kGroup<T>}, {unused, kGroup<T>}};
-        for (int64_t i = 0; i < samples; ++i) {
-          pass_.template add<decltype(partial)::value>(locate(block, i * grid_.rows / samples), 1,
-                                                       column, count, Group<T>{}, 0, sums);
-        }
+        pass_.template add<decltype(partial)::value>(rows, samples, column, count, Group<T>{}, 0,
+                                                     sums);
         for (int64_t i = 0; i < kGroup<T>; ++i) {
           centres[column + i] = centre_near<T>(static_cast<C>(sums.first[i] * share));
         }
@@ -97,9 +98,9 @@ class Columns {
       if (per_channel_ > 1) {
         for_each_channel(block, [&](int64_t, int64_t column) {
           C sum = 0;
-          for (int64_t i = 0; i < per_channel_; ++i) {
-            sum += centres[column + i];
-          }
+          centres.for_each_part(column, per_channel_, [&](const C* begin, const C* end) {
+            sum = std::accumulate(begin, end, sum);
+          });
           fill(centres, column, centre_near<T>(sum / static_cast<C>(per_channel_)));
         });
       }
@@ -137,14 +138,8 @@ class Columns {
     const Values centres = values(block, kCentre);
     bool exact = true;
     for_each_channel(block, [&](int64_t channel, int64_t column) {
-      double first = total.first[column];
-      double second = total.second[column];
-      for (int64_t i = 1; i < per_channel_; ++i) {
-        first += total.first[column + i];
-        second += total.second[column + i];
-      }
       C centre = centres[column];
-      if (!pass_.finish(channel, first, second, centre)) {
+      if (!pass_.finish(channel, sum(total.first, column), sum(total.second, column), centre)) {
         fill(centres, column, centre);
         exact = false;
       }
@@ -211,9 +206,21 @@ class Columns {
 
   // Gives all columns of a channel the same value.
   void fill(const Values& array, int64_t column, C value) const {
-    for (int64_t i = 0; i < per_channel_; ++i) {
-      array[column + i] = value;
-    }
+    array.for_each_part(column, per_channel_,
+                        [&](C* begin, C* end) { std::fill(begin, end, value); });
+  }
+
+  // Of all columns of a channel.
+  double sum(const GroupArray<T, double>& array, int64_t column) const {
+    Vec<double> lanes{};
+    double rest = 0;
+    array.for_each_part(column, per_channel_, [&](const double* begin, const double* end) {
+      for (; end - begin >= kLanes<double>; begin += kLanes<double>) {
+        lanes += load(begin);
+      }
+      rest = std::accumulate(begin, end, rest);
+    });
+    return horizontal_sum<double>(lanes) + rest;
   }
 
   // Calls body(channel, its first column in the block).
@@ -227,11 +234,11 @@ class Columns {
   }
 
   // Memory is asked for where the next chunk of rows is, or else further on in the same row.
-  auto locate(int64_t block, int64_t row) const {
+  auto locate(int64_t block, int64_t row, int64_t step = 1) const {
     const int64_t column = block * grid_.block_columns;
-    return [column, row](const auto& view) {
+    return [=](const auto& view) {
       const int64_t chunk = kChunkRows * view.outer_stride * static_cast<int64_t>(sizeof(T));
-      return Rows{view.data + row * view.outer_stride + column, view.outer_stride,
+      return Rows{view.data + row * view.outer_stride + column, step * view.outer_stride,
                   chunk <= kShortBytes ? chunk : kAheadBytes};
     };
   }

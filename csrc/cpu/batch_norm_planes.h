@@ -87,12 +87,13 @@ class Planes {
       alignas(64) double first[kGroup<T>] = {};
       alignas(64) double second[kGroup<T>] = {};
       const GroupSums<T> of_lanes{{first, kGroup<T>}, {second, kGroup<T>}};
-      for_each_segment(piece, [&](int64_t outer, int64_t begin, int64_t count) {
-        const auto rows = locate(outer, channel, begin);
-        const int64_t groups = count / kGroup<T>;
-        pass_.template add<false>(rows, groups, 0, kGroup<T>, centre, 0, of_lanes);
-        if (const int64_t rest = count % kGroup<T>; rest > 0) {
-          pass_.template add<true>(rows, 1, groups * kGroup<T>, rest, centre, 0, of_lanes);
+      for_each_part(piece, [&](int64_t outer, int64_t planes, int64_t begin, int64_t count) {
+        if (planes > 1 && is_short(kShortBytes)) {
+          add_across(channel, planes, centre, of_lanes);
+          return;
+        }
+        for (int64_t plane = outer; plane < outer + planes; ++plane) {
+          add_along(locate(plane, channel, begin, true), count, centre, of_lanes);
         }
       });
       double* sums = sums_.data() + (channel * grid_.pieces() + piece) * 2;
@@ -135,8 +136,8 @@ class Planes {
         parameters.of[parameter] =
             broadcast(parameters_.data()[channel * kPassParameters + parameter]);
       }
-      for_each_segment(piece, [&](int64_t outer, int64_t begin, int64_t count) {
-        pass_.apply(locate(outer, channel, begin), 1, count, parameters);
+      for_each_part(piece, [&](int64_t outer, int64_t planes, int64_t begin, int64_t count) {
+        pass_.apply(locate(outer, channel, begin), planes, count, parameters);
       });
       const int64_t begin = piece * grid_.piece_elements;
       pass_.apply_extreme(channel, begin,
@@ -146,8 +147,10 @@ class Planes {
 
  private:
   static constexpr int64_t kSamples = 8;
+  static constexpr int64_t kChunkPlanes = 16;
   static constexpr int64_t kPage = 4096;
-  static constexpr int64_t kShortBytes = 16 * 1024;
+  static constexpr int64_t kShortBytes = 1024;
+  static constexpr int64_t kNextPlaneBytes = 16 * 1024;
 
   const Pass& pass_;
   PlaneGrid grid_;
@@ -164,28 +167,63 @@ class Planes {
     }
   }
 
-  // Calls body(outer, begin, count) for the parts of planes that a piece consists of.
+  // Calls body(outer, planes, begin, count) for what a piece consists of: [begin, begin + count) of
+  // some planes from `outer` on.
   template <typename Body>
-  void for_each_segment(int64_t piece, const Body& body) const {
+  void for_each_part(int64_t piece, const Body& body) const {
     const int64_t inner = pass_.shape().inner;
+    if (grid_.pieces() == 1) {
+      body(0, pass_.shape().outer, 0, inner);
+      return;
+    }
     const int64_t begin = piece * grid_.piece_elements;
     const int64_t end = std::min(grid_.per_channel, begin + grid_.piece_elements);
     for (int64_t i = begin; i < end;) {
       const int64_t outer = i / inner;
       const int64_t next = std::min(end, (outer + 1) * inner);
-      body(outer, i - outer * inner, next - i);
+      body(outer, 1, i - outer * inner, next - i);
       i = next;
     }
   }
 
-  // Part of a plane, as rows of one group each. Memory is asked for where the same part of the next
-  // plane is, or else a page ahead.
-  auto locate(int64_t outer, int64_t channel, int64_t index) const {
-    const bool is_short = pass_.shape().inner * static_cast<int64_t>(sizeof(T)) <= kShortBytes;
+  bool is_short(int64_t bytes) const {
+    return pass_.shape().inner * static_cast<int64_t>(sizeof(T)) <= bytes;
+  }
+
+  // The sums of neighbours in one plane, in rows of one group.
+  template <typename Locate>
+  void add_along(const Locate& locate, int64_t count, const Group<T>& centre,
+                 const GroupSums<T>& sums) const {
+    const int64_t groups = count / kGroup<T>;
+    pass_.template add<false>(locate, groups, 0, kGroup<T>, centre, 0, sums);
+    if (const int64_t rest = count % kGroup<T>; rest > 0) {
+      pass_.template add<true>(locate, 1, groups * kGroup<T>, rest, centre, 0, sums);
+    }
+  }
+
+  // The sums of short planes, where a plane has few groups: in rows of one plane.
+  void add_across(int64_t channel, int64_t planes, const Group<T>& centre,
+                  const GroupSums<T>& sums) const {
+    for (int64_t plane = 0; plane < planes; plane += kChunkPlanes) {
+      const auto rows = locate(plane, channel, 0);
+      const int64_t count_rows = std::min(kChunkPlanes, planes - plane);
+      for_each_group<T>(0, pass_.shape().inner, [&](auto partial, int64_t at, int64_t count) {
+        pass_.template add<decltype(partial)::value>(rows, count_rows, at, count, centre, 0, sums);
+      });
+    }
+  }
+
+  // Planes as rows, or part of one in rows of one group each. Memory is asked for where the next
+  // channel's plane is, or the same part of the next plane, or else a page ahead.
+  auto locate(int64_t outer, int64_t channel, int64_t index, bool in_groups = false) const {
+    const int64_t plane_bytes = pass_.shape().inner * static_cast<int64_t>(sizeof(T));
     return [=](const auto& view) {
-      const int64_t next = is_short ? view.outer_stride * static_cast<int64_t>(sizeof(T)) : kPage;
+      const int64_t next_plane = view.outer_stride * static_cast<int64_t>(sizeof(T));
       return Rows{view.data + outer * view.outer_stride + channel * view.channel_stride + index,
-                  kGroup<T>, next};
+                  in_groups ? kGroup<T> : view.outer_stride,
+                  !in_groups                       ? plane_bytes
+                  : plane_bytes <= kNextPlaneBytes ? next_plane
+                                                   : kPage};
     };
   }
 };

@@ -43,6 +43,16 @@ struct GroupArray {
   }
   // Where the values of one vector of the group at `index` are, a multiple of the vectors.
   Value* vector(int64_t index, int v) const { return data + v * part() + index / kGroupVectors<T>; }
+  // Calls body(begin, end) for the parts in memory of the values of `count` elements.
+  template <typename Body>
+  void for_each_part(int64_t index, int64_t count, const Body& body) const {
+    for (int v = 0; v < kGroupVectors<T>; ++v) {
+      const auto before = [&](int64_t end) {
+        return (end - v + kGroupVectors<T> - 1) / kGroupVectors<T>;
+      };
+      body(data + v * part() + before(index), data + v * part() + before(index + count));
+    }
+  }
 
  private:
   int64_t part() const { return size / kGroupVectors<T>; }

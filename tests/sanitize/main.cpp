@@ -102,9 +102,9 @@ void batch_norm(const ChannelShape& shape, Activation activation, bool training,
 }
 
 void batch_norms() {
-  const ChannelShape shapes[] = {{2, 1, 1},     {33, 200, 1}, {3000, 45, 1},
-                                 {1, 3, 70},    {4, 50, 9},   {3, 5, 400},
-                                 {2, 3, 70000}, {1100, 5, 3}, {2, 40000, 1}};
+  const ChannelShape shapes[] = {{2, 1, 1},     {33, 200, 1}, {3000, 45, 1}, {1, 3, 70},
+                                 {4, 50, 9},    {3, 5, 400},  {2, 3, 70000}, {1100, 5, 3},
+                                 {2, 40000, 1}, {20, 3, 150}, {1100, 2, 3}};
   for (const ChannelShape& shape : shapes) {
     for (const auto activation : {Activation::none, Activation::tanh, Activation::relu}) {
       for (const bool training : {true, false}) {
