@@ -229,6 +229,14 @@ struct GradientRows {
     }
     return group;
   }
+
+  template <Activation activation>
+  MAKEMORE_EXT_INLINE void ask_ahead(int64_t row, int64_t column) const {
+    read_ahead(grad.at(row) + column, grad.ahead_bytes);
+    if constexpr (activation != Activation::none) {
+      read_ahead(output.at(row) + column, output.ahead_bytes);
+    }
+  }
 };
 
 // Adds dz and dz (x - centre), like add_moments.
@@ -240,7 +248,7 @@ MAKEMORE_EXT_INLINE void add_gradient_moments(GradientRows<T> gradient, Rows<con
   add_rows<T>(rows, index, sums, [&](int64_t row) {
     const T* source = x.at(row) + column;
     read_ahead(source, x.ahead_bytes);
-    read_ahead(gradient.grad.at(row) + column, gradient.grad.ahead_bytes);
+    gradient.template ask_ahead<activation>(row, column);
     const Group<T> dz =
         gradient.template before_activation<partial, activation>(row, column, count);
     const Group<T> input = load_group<partial>(source, count);
