@@ -206,12 +206,19 @@ class Columns {
 
   // Gives all columns of a channel the same value.
   void fill(const Values& array, int64_t column, C value) const {
+    if (per_channel_ == 1) {
+      array[column] = value;
+      return;
+    }
     array.for_each_part(column, per_channel_,
                         [&](C* begin, C* end) { std::fill(begin, end, value); });
   }
 
   // Of all columns of a channel.
   double sum(const GroupArray<T, double>& array, int64_t column) const {
+    if (per_channel_ == 1) {
+      return array[column];
+    }
     Vec<double> lanes{};
     double rest = 0;
     array.for_each_part(column, per_channel_, [&](const double* begin, const double* end) {
