@@ -115,7 +115,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     formats = {2: [torch.contiguous_format], 3: [torch.contiguous_format]}
     results = [
-        bench(shape, dtype, memory_format, 3 if arguments.quick else 11, arguments.device)
+        bench(shape, dtype, memory_format, 3 if arguments.quick else 21, arguments.device)
         for dtype in DTYPES
         for shape in SHAPES
         for memory_format in formats.get(len(shape), [torch.contiguous_format, torch.channels_last])
