@@ -64,7 +64,9 @@ class Columns {
         grid_(ColumnGrid::of<T>(pass.shape())),
         is_one_row_(is_dense && grid_.blocks() == 1 && grid_.columns % kGroupVectors<T> == 0),
         width_((grid_.block_columns + kGroup<T> - 1) / kGroup<T> * kGroup<T> + kGroup<T>),
-        values_(grid_.blocks() * kValues * width_),
+        values_(grid_.blocks() * kValues * width_ + kHalfPage / sizeof(C)),
+        first_value_(values_.data() +
+                     skipped(pass.result(), values_.data() + kParameters * width_)),
         sums_(pass.sums_needed() ? grid_.blocks() * grid_.pieces() * 2 * width_ : 0) {}
 
   int64_t blocks() const { return grid_.blocks(); }
@@ -183,18 +185,30 @@ class Columns {
   static constexpr int64_t kSamples = 8;
   static constexpr int64_t kShortBytes = 16 * 1024;
   static constexpr int64_t kAheadBytes = 512;
+  static constexpr std::uintptr_t kHalfPage = 2048;
   using Values = GroupArray<T, C>;
 
   const Pass& pass_;
   int64_t per_channel_;
   ColumnGrid grid_;
-  bool is_one_row_;       // the result, for what writes it, with parameters that repeat
-  int64_t width_;         // of the arrays of a block: a group that starts in the last one fits too
-  Scratch<C> values_;     // [blocks, kValues, width_], each row a GroupArray
+  bool is_one_row_;  // the result, for what writes it, with parameters that repeat
+  int64_t width_;    // of the arrays of a block: a group that starts in the last one fits too
+  Scratch<C> values_;
+  C* first_value_;        // [blocks, kValues, width_], each row a GroupArray
   Scratch<double> sums_;  // [blocks, pieces, 2, width_], likewise
 
+  // Values to leave out, in whole cache lines, for the parameters to begin a quarter of a page
+  // after the result, pages and halves of them aside. While a result is written a load waits for
+  // any store to the same place of another page: rows of a power of two would meet it again and
+  // again.
+  static int64_t skipped(const T* result, const C* parameters) {
+    const auto apart =
+        reinterpret_cast<std::uintptr_t>(result) - reinterpret_cast<std::uintptr_t>(parameters);
+    return static_cast<int64_t>((apart + kHalfPage / 2) % kHalfPage / 64 * (64 / sizeof(C)));
+  }
+
   Values values(int64_t block, int which) const {
-    return {values_.data() + (block * kValues + which) * width_, width_};
+    return {first_value_ + (block * kValues + which) * width_, width_};
   }
   GroupSums<T> sums(int64_t block, int64_t piece) const {
     double* first = sums_.data() + (block * grid_.pieces() + piece) * 2 * width_;

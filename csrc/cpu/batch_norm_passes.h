@@ -64,6 +64,7 @@ class ForwardPass {
   const ChannelView<const T>& input() const { return arguments_.input; }
   bool sums_needed() const { return arguments_.training; }
   bool result_needed() const { return true; }
+  const T* result() const { return output_.data; }
   // Whether the centres are the caller's to choose, close to the mean.
   static constexpr bool kChooseCentre = true;
   C centre(int64_t) const { return 0; }
@@ -162,6 +163,7 @@ class BackwardPass {
     return gradients_.grad_weight != nullptr || (arguments_.training && result_needed());
   }
   bool result_needed() const { return gradients_.grad_input.data != nullptr; }
+  const T* result() const { return gradients_.grad_input.data; }
   static constexpr bool kChooseCentre = false;
   C centre(int64_t channel) const {
     return centre_near<T>(static_cast<C>(statistics_.mean[channel]));
