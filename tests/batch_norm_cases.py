@@ -48,8 +48,14 @@ class Case:
         self.grad_output = draw(*shape).to(dtype)
 
     def double(self) -> "Case":
+        return self._changed(Tensor.double)
+
+    def contiguous(self) -> "Case":
+        return self._changed(Tensor.contiguous)
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> "Case":
         other = object.__new__(Case)
-        other.__dict__ = {name: tensor.double() for name, tensor in self.__dict__.items()}
+        other.__dict__ = {name: change(tensor) for name, tensor in self.__dict__.items()}
         return other
 
     def run(self, function: Callable[..., Tensor], training: bool, **options: Any) -> list[Tensor]:
