@@ -54,7 +54,8 @@ def convert(
         module: the model, or one layer. Its layers are replaced in place.
         fuse_activations: where an nn.Tanh or nn.ReLU directly follows a batch norm inside an
             nn.Sequential, the batch norm applies it and an nn.Identity takes its place. Hooks of
-            either module would see other tensors: a pair with hooks is left alone.
+            either module would see other tensors: a pair with hooks is left alone. A model that
+            takes the batch norm alone out of the nn.Sequential must not ask for this.
         on_report: called with the `ConversionReport`; `on_report=print` shows what was done.
 
     Returns:

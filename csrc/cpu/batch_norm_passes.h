@@ -182,7 +182,8 @@ class BackwardPass {
     const double mean = statistics_.mean[channel];
     const double invstd = statistics_.invstd[channel];
     products = (products - (mean - static_cast<double>(centre)) * sum) * invstd;
-    if (is_extreme<T>(mean, statistics_.variance[channel])) {
+    const bool overflowed = !std::isfinite(products) && std::isfinite(invstd);
+    if (overflowed || is_extreme<T>(mean, statistics_.variance[channel])) {
       ExtremeChannel<T>(arguments_, channel).gradient_sums(gradients_, mean, invstd, sum, products);
     }
     sum_[channel] = sum;
