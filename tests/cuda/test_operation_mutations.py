@@ -239,16 +239,22 @@ def check_batch_norm(mutation, sources):
         batch_norm_table.check(case, broken, Device())
 
 
-@pytest.mark.parametrize("mutation", CROSS_ENTROPY, ids=lambda mutation: mutation.name)
+def half_of_them_slow(listed):
+    """Each takes three seconds: every other one is for `pytest -m slow`."""
+    marks = ((), pytest.mark.slow)
+    return [pytest.param(m, id=m.name, marks=marks[i % 2]) for i, m in enumerate(listed)]
+
+
+@pytest.mark.parametrize("mutation", half_of_them_slow(CROSS_ENTROPY))
 def test_caught_by_the_table_of_cross_entropy(mutation):
     assert mutations.caught(mutation, CSRC, partial(check_cross_entropy, mutation))
 
 
-@pytest.mark.parametrize("mutation", EMBEDDING, ids=lambda mutation: mutation.name)
+@pytest.mark.parametrize("mutation", half_of_them_slow(EMBEDDING))
 def test_caught_by_the_table_of_the_embedding(mutation):
     assert mutations.caught(mutation, CSRC, partial(check_embedding, mutation))
 
 
-@pytest.mark.parametrize("mutation", BATCH_NORM, ids=lambda mutation: mutation.name)
+@pytest.mark.parametrize("mutation", half_of_them_slow(BATCH_NORM))
 def test_caught_by_the_table_of_batch_norm(mutation):
     assert mutations.caught(mutation, CSRC, partial(check_batch_norm, mutation))
