@@ -88,7 +88,7 @@ class Planes {
       alignas(64) double second[kGroup<T>] = {};
       const GroupSums<T> of_lanes{{first, kGroup<T>}, {second, kGroup<T>}};
       for_each_part(piece, [&](int64_t outer, int64_t planes, int64_t begin, int64_t count) {
-        if (planes > 1 && is_short(kShortBytes)) {
+        if (planes > 1 && plane_bytes() <= kShortBytes) {
           add_across(channel, planes, centre, of_lanes);
           return;
         }
@@ -186,9 +186,7 @@ class Planes {
     }
   }
 
-  bool is_short(int64_t bytes) const {
-    return pass_.shape().inner * static_cast<int64_t>(sizeof(T)) <= bytes;
-  }
+  int64_t plane_bytes() const { return pass_.shape().inner * static_cast<int64_t>(sizeof(T)); }
 
   // The sums of neighbours in one plane, in rows of one group.
   template <typename Locate>
@@ -216,14 +214,14 @@ class Planes {
   // Planes as rows, or part of one in rows of one group each. Memory is asked for where the next
   // channel's plane is, or the same part of the next plane, or else a page ahead.
   auto locate(int64_t outer, int64_t channel, int64_t index, bool in_groups = false) const {
-    const int64_t plane_bytes = pass_.shape().inner * static_cast<int64_t>(sizeof(T));
+    const int64_t bytes = plane_bytes();
     return [=](const auto& view) {
       const int64_t next_plane = view.outer_stride * static_cast<int64_t>(sizeof(T));
       return Rows{view.data + outer * view.outer_stride + channel * view.channel_stride + index,
                   in_groups ? kGroup<T> : view.outer_stride,
-                  !in_groups                       ? plane_bytes
-                  : plane_bytes <= kNextPlaneBytes ? next_plane
-                                                   : kPage};
+                  !in_groups                 ? bytes
+                  : bytes <= kNextPlaneBytes ? next_plane
+                                             : kPage};
     };
   }
 };

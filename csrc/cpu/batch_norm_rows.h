@@ -189,27 +189,36 @@ MAKEMORE_EXT_INLINE Vec<T> activate_backward(Vec<T> grad, Vec<T> y) {
   }
 }
 
+// Writes rows of groups that group(partial, row, column, count, parameters at that column) gives.
+template <bool streamed, typename T, typename Parameters, typename MakeGroup>
+MAKEMORE_EXT_INLINE void write_rows(Rows<T> result, int64_t rows, int64_t count,
+                                    const Parameters& parameters, const MakeGroup& group) {
+  for (int64_t row = 0; row < rows; ++row) {
+    T* destination = result.at(row);
+    Parameters of_row = parameters;
+    for_each_stored_group<streamed>(
+        destination, count, [&](auto partial, int64_t i, int64_t elements) {
+          of_row.move_to(i);
+          store_group<decltype(partial)::value, streamed>(
+              destination + i, group(partial, row, i, elements, of_row), elements);
+        });
+  }
+}
+
 // y = activation((x - centre) scale + bias), with the parameters centre, scale, bias.
 template <Activation activation, bool streamed, typename T, typename Parameters>
 inline void normalize(Rows<const T> x, Rows<T> y, int64_t rows, int64_t count,
                       const Parameters& parameters) {
-  for (int64_t row = 0; row < rows; ++row) {
-    const T* source = x.at(row);
-    T* destination = y.at(row);
-    Parameters of_row = parameters;
-    for_each_stored_group<streamed>(
-        destination, count, [&](auto partial, int64_t i, int64_t elements) {
-          constexpr bool is_partial = decltype(partial)::value;
-          of_row.move_to(i);
-          Group<T> group = load_group<is_partial>(source + i, elements);
-          for (int v = 0; v < kGroupVectors<T>; ++v) {
-            const Vec<Compute<T>> z =
-                (group.of[v] - of_row.at(0, v)) * of_row.at(1, v) + of_row.at(2, v);
-            group.of[v] = activate<activation, Compute<T>>(z);
-          }
-          store_group<is_partial, streamed>(destination + i, group, elements);
-        });
-  }
+  write_rows<streamed>(
+      y, rows, count, parameters,
+      [&](auto partial, int64_t row, int64_t i, int64_t elements, const Parameters& at_i) {
+        Group<T> group = load_group<decltype(partial)::value>(x.at(row) + i, elements);
+        for (int v = 0; v < kGroupVectors<T>; ++v) {
+          const Vec<Compute<T>> z = (group.of[v] - at_i.at(0, v)) * at_i.at(1, v) + at_i.at(2, v);
+          group.of[v] = activate<activation, Compute<T>>(z);
+        }
+        return group;
+      });
 }
 
 // The gradient after the activation, and the activation's output, which is null without one.
@@ -266,29 +275,22 @@ MAKEMORE_EXT_INLINE void add_gradient_moments(GradientRows<T> gradient, Rows<con
 template <Activation activation, bool feedback, bool streamed, typename T, typename Parameters>
 inline void input_gradient(GradientRows<T> gradient, Rows<const T> x, Rows<T> dx, int64_t rows,
                            int64_t count, const Parameters& parameters) {
-  for (int64_t row = 0; row < rows; ++row) {
-    const T* source = x.at(row);
-    T* destination = dx.at(row);
-    Parameters of_row = parameters;
-    for_each_stored_group<streamed>(
-        destination, count, [&](auto partial, int64_t i, int64_t elements) {
-          constexpr bool is_partial = decltype(partial)::value;
-          of_row.move_to(i);
-          Group<T> dz =
-              gradient.template before_activation<is_partial, activation>(row, i, elements);
-          if constexpr (feedback) {
-            const Group<T> input = load_group<is_partial>(source + i, elements);
-            for (int v = 0; v < kGroupVectors<T>; ++v) {
-              dz.of[v] =
-                  (dz.of[v] - of_row.at(2, v)) - (input.of[v] - of_row.at(0, v)) * of_row.at(3, v);
-            }
-          }
+  write_rows<streamed>(
+      dx, rows, count, parameters,
+      [&](auto partial, int64_t row, int64_t i, int64_t elements, const Parameters& at_i) {
+        constexpr bool is_partial = decltype(partial)::value;
+        Group<T> dz = gradient.template before_activation<is_partial, activation>(row, i, elements);
+        if constexpr (feedback) {
+          const Group<T> input = load_group<is_partial>(x.at(row) + i, elements);
           for (int v = 0; v < kGroupVectors<T>; ++v) {
-            dz.of[v] *= of_row.at(1, v);
+            dz.of[v] = (dz.of[v] - at_i.at(2, v)) - (input.of[v] - at_i.at(0, v)) * at_i.at(3, v);
           }
-          store_group<is_partial, streamed>(destination + i, dz, elements);
-        });
-  }
+        }
+        for (int v = 0; v < kGroupVectors<T>; ++v) {
+          dz.of[v] *= at_i.at(1, v);
+        }
+        return dz;
+      });
 }
 
 }  // namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY

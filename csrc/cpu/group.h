@@ -68,11 +68,12 @@ MAKEMORE_EXT_INLINE auto is_inside(int v, int64_t count) {
 // Sixteen-bit patterns of a group of BFloat16.
 typedef uint16_t GroupPatterns __attribute__((vector_size(MAKEMORE_EXT_VECTOR_BYTES)));
 
+inline constexpr int32_t kHighHalf = static_cast<int32_t>(0xffff0000);
+
 // Two floats rounded to the nearest, ties to even: of the patterns of their high halves, those are
 // one more whose low half is more than 0x8000, or just that where the high half is odd.
 MAKEMORE_EXT_INLINE GroupPatterns round_pairs(Patterns even, Patterns odd) {
-  constexpr int32_t kHigh = static_cast<int32_t>(0xffff0000);
-  const auto high = bit_cast<GroupPatterns>((even >> 16 & 0xffff) | (odd & kHigh));
+  const auto high = bit_cast<GroupPatterns>((even >> 16 & 0xffff) | (odd & kHighHalf));
   const auto low = bit_cast<GroupPatterns>((even & 0xffff) | (odd << 16));
   const GroupPatterns most = 0x8000 - (high & 1);
   // Patterns of all ones are NaN, which another one would make 0.
@@ -99,8 +100,7 @@ MAKEMORE_EXT_INLINE Group<T> load_group(const T* source, int64_t count) {
       std::memcpy(&pairs, elements, sizeof(pairs));
 #endif
     }
-    constexpr int32_t kHigh = static_cast<int32_t>(0xffff0000);
-    return {{bit_cast<Vec<float>>(pairs << 16), bit_cast<Vec<float>>(pairs & kHigh)}};
+    return {{bit_cast<Vec<float>>(pairs << 16), bit_cast<Vec<float>>(pairs & kHighHalf)}};
   }
 }
 
