@@ -3,7 +3,7 @@
 import numpy as np
 from cuda_bench import Fault
 from cuda_bench.races import Races, Shadow
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 BLOCKS, THREADS = 2, 64
@@ -113,5 +113,15 @@ def first_found(operations):
 
 @settings(max_examples=2000, deadline=None)
 @given(st.lists(OPERATION, max_size=18))
+@example(  # the fence of one thread, between two barriers, is published by another one's atomic
+    [
+        ("read", 64, 2),
+        ("barrier", 64, 0),
+        ("fence", 65, 0),
+        ("barrier", 64, 0),
+        ("atomic", 64, 0),
+        ("atomic", 0, 2),
+    ]
+)
 def test_finds_the_first_race(operations):
     assert first_found(operations) == first_race(operations)

@@ -260,14 +260,16 @@ class _Fences:
     def publish(self, lane: Array, time: int, barrier: Array) -> None:
         rank = time + np.arange(len(lane), dtype=np.int64)
         blocks, first = np.unique(lane // self.threads, return_index=True)
-        through = np.zeros(len(blocks), np.int64)
+        fenced = self.fenced[blocks]
+        since_barrier = fenced >= barrier[blocks, None]  # others of the block do not share these
+        # What a fence publishes of other threads: all that was before the barrier before it.
+        through = np.where(since_barrier, 0, self.block_fenced[blocks]).max(axis=1)
         np.maximum.at(
             through,
             np.searchsorted(blocks, lane // self.threads),
             self.block_fenced.reshape(-1)[lane],
         )
-        fenced = self.fenced[blocks]
-        before_barrier = np.where(fenced < barrier[blocks, None], fenced, 0)
+        before_barrier = np.where(since_barrier, 0, fenced)
         published = np.maximum(before_barrier, through[:, None])
         acting = np.zeros_like(self.fenced, bool)
         acting.reshape(-1)[lane] = True
