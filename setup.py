@@ -2,6 +2,7 @@
 
 The CPU kernels (csrc/cpu/*.cpp, one file an operation) are compiled once for each instruction set,
 the CUDA kernels (csrc/cuda/*.cu) once for all architectures where there is an nvcc, the rest once.
+Ninja runs the compilers, says how far it is, and compiles again only what a change touches.
 
 MAKEMORE_EXT_CUDA=0 leaves CUDA out, =1 makes its absence an error. TORCH_CUDA_ARCH_LIST names other
 architectures than ARCHITECTURES. MAX_JOBS bounds how many compilers run at once.
@@ -14,38 +15,42 @@ import shlex
 import shutil
 import subprocess
 import sysconfig
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 try:
+    import pybind11
     import torch
-    from torch.utils.cpp_extension import BuildExtension, CppExtension, include_paths
+    from ninja import BIN_DIR
+    from torch.utils.cpp_extension import include_paths, library_paths
 except ImportError as error:
     raise SystemExit(
-        "makemore_ext needs torch to build: run `pip install torch==2.13.0` first, "
+        f"makemore_ext needs {error.name} to build: run `pip install torch ninja pybind11` first, "
         "or build without --no-build-isolation"
     ) from error
 
+REPOSITORY = "https://github.com/makemore-ext/makemore_ext"
 TORCH_MINIMUM = (2, 13)
 TORCH_TARGET_VERSION = "0x020d000000000000"  # the stable ABI of 2.13: later versions load it too
+COMPILER_MINIMUM = {"g++": 11, "clang++": 14}
 ARCHITECTURES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0+PTX")
 
-ROOT = Path(__file__).resolve().parent
-CPU_KERNELS = sorted(path for path in Path("csrc/cpu").glob("*.cpp") if path.stem != "dispatch")
-COMPILER = shlex.split(os.environ.get("CXX", "c++"))
+BUILD = Path("build/objects")
+COMPILER = shlex.split(os.environ.get("CXX", "")) or ["c++"]
 FLAGS = [
     "-std=c++20",
     "-O3",
     "-g0",
+    "-fPIC",
     "-fno-math-errno",  # nobody reads it, and sqrt can be a vector instruction
     "-Wall",
     "-Wextra",
     "-Werror",
     "-Wno-psabi",  # about vector types as arguments: every such function is inlined
     "-fvisibility=hidden",
-    f"-ffile-prefix-map={ROOT}/=",
 ]
 KERNEL_BUILDS = {"baseline": ["-DMAKEMORE_EXT_VECTOR_BYTES=16"]}
 if platform.machine().lower() in ("x86_64", "amd64"):
@@ -59,26 +64,44 @@ if platform.machine().lower() in ("x86_64", "amd64"):
     FLAGS.append("-DMAKEMORE_EXT_X86")
 
 
-def check_requirements() -> None:
-    """Exits with one sentence where the build cannot work."""
+def find_compiler() -> str:
+    """Which of COMPILER_MINIMUM the compiler is; exits with one sentence where it cannot do."""
+    wanted = " or ".join(f"{name} {version}" for name, version in COMPILER_MINIMUM.items())
+    advice = f"install {wanted}, or later, or name one in CXX"
+    if shutil.which(COMPILER[0]) is None:
+        raise SystemExit(
+            f"makemore_ext needs a C++20 compiler, `{COMPILER[0]}` was not found: {advice}"
+        )
+    command = [*COMPILER, "-dM", "-E", "-x", "c++", os.devnull]
+    defined = dict(
+        re.findall(
+            r"#define (__clang_major__|__GNUC__) (\d+)",
+            subprocess.run(command, capture_output=True, text=True).stdout,
+        )
+    )
+    name = "clang++" if "__clang_major__" in defined else "g++"
+    version = int(defined.get("__clang_major__") or defined.get("__GNUC__") or 0)
+    if version < COMPILER_MINIMUM[name]:
+        raise SystemExit(
+            f"makemore_ext needs a C++20 compiler, `{shlex.join(COMPILER)}` is "
+            f"{f'{name} {version}' if version else 'none that it knows'}: {advice}"
+        )
+    return name
+
+
+def check_torch() -> None:
+    """Exits with one sentence where torch is too old."""
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
     if version < TORCH_MINIMUM:
         raise SystemExit(f"makemore_ext needs torch >= 2.13 to build, found {torch.__version__}")
-    if shutil.which(COMPILER[0]) is None:
-        raise SystemExit(
-            f"makemore_ext needs a C++20 compiler, `{COMPILER[0]}` was not found: "
-            "install g++ or clang++, or name one in CXX"
-        )
 
 
-def inlining_flags() -> list[str]:
-    """What GCC needs to inline all that a loop over vectors calls, however large the file grows.
-
-    Its limit for a whole file would leave some lambdas out, which then pass vectors through memory:
-    half the speed. Clang has no such limit.
-    """
-    version = subprocess.run([*COMPILER, "--version"], capture_output=True, text=True).stdout
-    return [] if "clang" in version else ["--param=inline-unit-growth=1000"]
+def count_jobs() -> str:
+    """How many compilers may run at once."""
+    jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
+    if not jobs.isdecimal() or int(jobs) == 0:
+        raise SystemExit(f"MAX_JOBS must be a whole number, 1 or more, got {jobs!r}")
+    return jobs
 
 
 class Cuda:
@@ -116,14 +139,14 @@ class Cuda:
     def _ask(self, option: str) -> str:
         return subprocess.run([self.nvcc, option], capture_output=True, text=True).stdout
 
-    def command(self, source: str) -> list[str]:
+    def command(self) -> list[str]:
         flags = ["-std=c++17", "-O3", "-Werror=all-warnings", "-Wno-deprecated-gpu-targets"]
         flags += ["-Xcompiler=-fPIC,-fvisibility=hidden", "-ccbin", COMPILER[0]]
         for name in self.architectures:
             number = name.removesuffix("+PTX").replace(".", "")
             codes = f"sm_{number},compute_{number}" if name.endswith("+PTX") else f"sm_{number}"
             flags.append(f"-gencode=arch=compute_{number},code=[{codes}]")
-        return [str(self.nvcc), *flags, "-c", source]
+        return [str(self.nvcc), *flags]
 
 
 def find_cuda() -> Cuda | None:
@@ -131,7 +154,7 @@ def find_cuda() -> Cuda | None:
     wanted = os.environ.get("MAKEMORE_EXT_CUDA", "")
     if wanted not in ("", "0", "1"):
         raise SystemExit(f"MAKEMORE_EXT_CUDA must be 0 or 1, got {wanted!r}")
-    if wanted == "0":
+    if wanted == "0" or (wanted == "" and torch.version.cuda is None):
         return None
     homes = [Path(os.environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
     if nvcc := shutil.which("nvcc"):  # it may be a script that starts another, which says where
@@ -148,72 +171,104 @@ def find_cuda() -> Cuda | None:
     return None if home is None else Cuda(home)
 
 
-class BuildKernels(BuildExtension):
-    """Compiles the kernels, several at once, then the extension around them."""
+def plan_objects(cuda: Cuda | None) -> dict[str, tuple[str, str]]:
+    """How each object is made: its source and the compiler's command, by the name of the object."""
+    common = [*COMPILER, *FLAGS]
+    if find_compiler() == "g++":
+        # Its limit to how far inlining may let a file grow would leave some lambdas out of the
+        # loops over vectors, which then pass vectors through memory: half the speed.
+        common.append("--param=inline-unit-growth=1000")
+    # As system headers theirs give no warnings; their paths stay out of messages.
+    headers = [pybind11.get_include(), *include_paths(), sysconfig.get_path("include")]
+    extension = [
+        *common,
+        f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
+        *(f"-isystem{path}" for path in headers),
+        *(f"-ffile-prefix-map={path}/=" for path in headers),
+    ]
+    plan: dict[str, tuple[str, str]] = {}
 
-    def finalize_options(self) -> None:
-        super().finalize_options()
-        self.build_temp = str(ROOT / "build" / "extension")  # kept, as the kernels are
+    def add(folder: str, sources: Iterable[Path], command: list[str]) -> None:
+        for source in sorted(sources):
+            target = BUILD / folder / source.relative_to("csrc").with_suffix(".o")
+            plan[str(target)] = (str(source), shlex.join(command))
+
+    dispatch = Path("csrc/cpu/dispatch.cpp")
+    for capability, flags in KERNEL_BUILDS.items():
+        kernels = set(Path("csrc/cpu").rglob("*.cpp")) - {dispatch}
+        add(capability, kernels, [*common, f"-DMAKEMORE_EXT_CAPABILITY={capability}", *flags])
+    if cuda:
+        architectures = " ".join(cuda.architectures)
+        extension.append(f'-DMAKEMORE_EXT_CUDA="{architectures}"')
+        # A folder for each choice of architectures: another one leaves these objects alone.
+        add(architectures.replace(" ", "_"), Path("csrc/cuda").rglob("*.cu"), cuda.command())
+    add(
+        "extension",
+        [dispatch, *Path("csrc").glob("*.cpp"), *Path("csrc/ops").glob("*.cpp")],
+        extension,
+    )
+    return plan
+
+
+def ninja_file(plan: dict[str, tuple[str, str]]) -> str:
+    """The plan in ninja's words. What a source includes, compilers write to a .d file."""
+    lines = [
+        f"builddir = {BUILD}",
+        "rule compile",
+        "  command = $compiler -MMD -MF $out.d -c $in -o $out",
+        "  description = $out",
+        "  depfile = $out.d",
+        "  deps = gcc",
+    ]
+    for target, (source, command) in plan.items():
+        lines += [f"build {target}: compile {source}", f"  compiler = {command.replace('$', '$$')}"]
+    return "\n".join(lines) + "\n"
+
+
+class BuildObjects(build_ext):
+    """Has ninja compile every object, then links them."""
 
     def build_extension(self, extension: Extension) -> None:
-        jobs = {}
-        common = [*COMPILER, *FLAGS, "-fPIC", *inlining_flags()]
-        for source in CPU_KERNELS:
-            for capability, flags in KERNEL_BUILDS.items():
-                define = f"-DMAKEMORE_EXT_CAPABILITY={capability}"
-                jobs[f"{capability}_{source.stem}.o"] = [*common, define, *flags, "-c", str(source)]
-        if CUDA:
-            for source in sorted(Path("csrc/cuda").glob("*.cu")):
-                jobs[f"cuda_{source.stem}.o"] = CUDA.command(str(source))
-        folder = Path("build/kernels")
-        folder.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
-            objects = pool.map(lambda name: compile_object(jobs[name], folder / name), jobs)
-            extension.extra_objects += [str(path) for path in objects]
-        if CUDA:
-            extension.extra_objects += [str(CUDA.runtime)]
+        jobs = count_jobs()
+        cuda = find_cuda()
+        plan = plan_objects(cuda)
+        BUILD.mkdir(parents=True, exist_ok=True)
+        (BUILD / "build.ninja").write_text(ninja_file(plan))
+        command = [f"{BIN_DIR}/ninja", "-f", f"{BUILD}/build.ninja", "-j", jobs]
+        status = {"NINJA_STATUS": "[%f of %t, %e s] "}
+        if subprocess.run(command, env={**os.environ, **status}).returncode != 0:
+            raise SystemExit("makemore_ext was not built: a compiler failed, see above")
+        extension.extra_objects = extension.depends = list(plan)
+        if cuda:
+            extension.extra_objects = [*plan, str(cuda.runtime)]
+            extension.extra_link_args += ["-Wl,--exclude-libs,ALL", "-ldl", "-lrt"]
         super().build_extension(extension)
 
 
-def compile_object(command: list[str], target: Path) -> Path:
-    """Runs the compiler unless the object is newer than its sources and was made the same way."""
-    record = target.with_suffix(".txt")
-    dependencies = target.with_suffix(".d")
-    command = [*command, "-MMD", "-MF", str(dependencies), "-o", str(target)]
-    if record.exists() and record.read_text() == str(command):
-        _, *sources = shlex.split(dependencies.read_text().replace("\\\n", " "))
-        made = target.stat().st_mtime
-        if all(os.path.exists(path) and os.stat(path).st_mtime < made for path in sources):
-            return target
-    record.unlink(missing_ok=True)
-    print(shlex.join(command), flush=True)
-    subprocess.run(command, check=True)
-    record.write_text(str(command))
-    return target
+def long_description() -> str:
+    """README.md with absolute links, for an index that shows it away from the repository."""
+    text = Path("README.md").read_text(encoding="utf-8")
+    return re.sub(r"\]\((?!https?:|#)", f"]({REPOSITORY}/raw/main/", text)
 
 
-check_requirements()
-CUDA = find_cuda()
+check_torch()
 setup(
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
+    project_urls={
+        "Repository": REPOSITORY,
+        "Changelog": f"{REPOSITORY}/blob/main/CHANGELOG.md",
+        "Issues": f"{REPOSITORY}/issues",
+    },
     ext_modules=[
-        CppExtension(
+        Extension(
             "makemore_ext._C",
-            [
-                "csrc/module.cpp",
-                "csrc/ops.cpp",
-                *sorted(str(path) for path in Path("csrc/ops").glob("*.cpp")),
-                "csrc/cpu/dispatch.cpp",
-            ],
-            extra_compile_args=[
-                *FLAGS,
-                f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
-                *([f'-DMAKEMORE_EXT_CUDA="{" ".join(CUDA.architectures)}"'] if CUDA else []),
-                # As system headers, torch's give no warnings; their paths stay out of messages.
-                *(f"-isystem{path}" for path in include_paths()),
-                *(f"-ffile-prefix-map={path}/=" for path in include_paths()),
-            ],
-            extra_link_args=["-s", *(["-Wl,--exclude-libs,ALL", "-ldl", "-lrt"] if CUDA else [])],
+            sources=[],
+            library_dirs=library_paths(),
+            libraries=["c10", "torch", "torch_cpu"],
+            extra_link_args=["-s"],
+            language="c++",
         )
     ],
-    cmdclass={"build_ext": BuildKernels},
+    cmdclass={"build_ext": BuildObjects},
 )

@@ -1,14 +1,24 @@
 """The native half: loading makemore_ext._C registers the operators of csrc/ops.cpp."""
 
+from importlib.util import find_spec
+
 import torch
 
-try:
-    from makemore_ext import _C
-except ModuleNotFoundError as error:
+TORCH_MINIMUM = (2, 13)
+
+# Said here, since the loader would only name a symbol that an older torch lacks.
+if tuple(map(int, torch.__version__.split(".")[:2])) < TORCH_MINIMUM:
     raise ImportError(
-        "makemore_ext._C is not built: run `pip install .` in the source folder, "
-        "and import from outside it"
-    ) from error
+        f"makemore_ext needs torch 2.13 or later, found {torch.__version__}: "
+        "run `pip install --upgrade torch`"
+    )
+if find_spec("makemore_ext._C") is None:
+    raise ImportError(
+        "makemore_ext._C is not built for this Python: run `pip install --no-build-isolation .` "
+        "in the source folder, and import from outside it"
+    )
+
+from makemore_ext import _C  # noqa: E402
 
 operators = torch.ops.makemore_ext
 cpu_capability: str = _C.cpu_capability

@@ -1,11 +1,6 @@
 """The CUDA half of the extension as far as it shows without a device."""
 
-import runpy
-import shutil
-from pathlib import Path
-
 import pytest
-import setuptools
 import torch
 from click.testing import CliRunner
 
@@ -13,7 +8,6 @@ import makemore_ext as mx
 from makemore_ext import _validation
 from makemore_ext.cli.info import info
 
-ROOT = Path(__file__).resolve().parents[2]
 OPERATORS = (
     "cross_entropy_forward",
     "cross_entropy_forward_with_gradient",
@@ -112,89 +106,3 @@ def test_indices_are_looked_at_when_asked(value, asked, monkeypatch):
     if value is not None:
         monkeypatch.setenv("MAKEMORE_EXT_CHECK", value)
     assert _validation.checks_cuda_indices() is asked
-
-
-@pytest.fixture
-def build(tmp_path, monkeypatch):
-    """Runs setup.py up to its call of setup(), with these variables and no nvcc on PATH."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    (folder / "c++").symlink_to(shutil.which("c++") or "/bin/true")
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(setuptools, "setup", lambda **_: None)
-    for name in ("CUDA_HOME", "CUDA_PATH", "CXX", "MAKEMORE_EXT_CUDA", "TORCH_CUDA_ARCH_LIST"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PATH", str(folder))
-
-    def run(**environment):
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        return runpy.run_path("setup.py")["CUDA"]
-
-    return run
-
-
-FAKE_NVCC = """#!/bin/sh
-for version in 75 80 90; do echo compute_$version; done
-"""
-
-
-@pytest.fixture
-def toolkit(tmp_path):
-    """A folder that looks like a toolkit."""
-    home = tmp_path / "toolkit"
-    (home / "bin").mkdir(parents=True)
-    (home / "lib64").mkdir()
-    (home / "bin" / "nvcc").write_text(FAKE_NVCC)
-    (home / "bin" / "nvcc").chmod(0o755)
-    (home / "lib64" / "libcudart_static.a").touch()
-    return home
-
-
-REFUSED = {
-    "no number": ({"MAKEMORE_EXT_CUDA": "yes"}, "MAKEMORE_EXT_CUDA must be 0 or 1, got 'yes'"),
-    "unknown": ({"TORCH_CUDA_ARCH_LIST": "8.0;6.1"}, "cannot compile for '6.1' of TORCH_CUDA"),
-    "a name": ({"TORCH_CUDA_ARCH_LIST": "Hopper"}, "cannot compile for 'Hopper' of TORCH_CUDA"),
-}
-
-
-@pytest.mark.parametrize(("environment", "message"), REFUSED.values(), ids=REFUSED)
-def test_the_build_refuses_in_one_sentence(environment, message, toolkit, build):
-    with pytest.raises(SystemExit, match=message) as caught:
-        build(CUDA_HOME=str(toolkit), **environment)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("asked", "built"),
-    [
-        ("", ["7.5", "8.0", "9.0"]),  # what this nvcc knows of the seven
-        ("7.5;9.0+PTX", ["7.5", "9.0+PTX"]),
-        (" 8.0 9.0", ["8.0", "9.0"]),
-    ],
-)
-def test_the_build_takes_architectures(asked, built, toolkit, build):
-    cuda = build(CUDA_HOME=str(toolkit), TORCH_CUDA_ARCH_LIST=asked)
-    assert cuda.architectures == built
-    command = cuda.command("any.cu")
-    assert [part for part in command if "gencode" in part] == [
-        f"-gencode=arch=compute_{number},code=[sm_{number}{',compute_' + number if ptx else ''}]"
-        for number, ptx in ((name[:3].replace(".", ""), "PTX" in name) for name in built)
-    ]
-
-
-def test_a_toolkit_without_its_runtime_is_refused(toolkit, build):
-    (toolkit / "lib64" / "libcudart_static.a").unlink()
-    with pytest.raises(SystemExit, match=r"lacks libcudart_static\.a: install CUDA 13 or set"):
-        build(CUDA_HOME=str(toolkit))
-
-
-def test_cuda_may_be_left_out(toolkit, build):
-    assert build(CUDA_HOME=str(toolkit), MAKEMORE_EXT_CUDA="0") is None
-
-
-def test_without_nvcc(build, monkeypatch):
-    monkeypatch.setattr(Path, "is_file", lambda path: False)
-    assert build() is None
-    with pytest.raises(SystemExit, match=r"^MAKEMORE_EXT_CUDA=1 asks for .* but no nvcc was found"):
-        build(MAKEMORE_EXT_CUDA="1")

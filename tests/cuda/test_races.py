@@ -43,11 +43,16 @@ class Clocks:
     def barrier(self, lane):
         group = [other for other in LANES if other // THREADS == lane // THREADS]
         self.share(group, self.known, self.fenced)
-        latest = max(self.last_atomic[member] for member in group)
-        self.last_atomic.update(dict.fromkeys(group, latest))
+        self.share_last_atomic(group)
 
     def warp_barrier(self, lane):
-        self.share([other for other in LANES if other // 32 == lane // 32], self.known)
+        group = [other for other in LANES if other // 32 == lane // 32]
+        self.share(group, self.known)
+        self.share_last_atomic(group)
+
+    def share_last_atomic(self, group):
+        latest = max(self.last_atomic[member] for member in group)
+        self.last_atomic.update(dict.fromkeys(group, latest))
 
     def fence(self, lane):
         self.fenced[lane] = dict(self.known[lane])
@@ -111,17 +116,46 @@ def first_found(operations):
     return None
 
 
+OPERATIONS = st.lists(OPERATION, max_size=18)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(OPERATIONS)
+def test_misses_no_race(operations):
+    first = first_race(operations)
+    assert first is None or first_found(operations) in range(first + 1)
+
+
 @settings(max_examples=2000, deadline=None)
-@given(st.lists(OPERATION, max_size=18))
+@given(OPERATIONS)
 @example(  # the fence of one thread, between two barriers, is published by another one's atomic
     [
-        ("read", 64, 2),
-        ("barrier", 64, 0),
-        ("fence", 65, 0),
-        ("barrier", 64, 0),
+        ("read", 2, 2),
+        ("barrier", 2, 0),
+        ("fence", 1, 0),
+        ("barrier", 2, 0),
+        ("atomic", 2, 0),
+        ("atomic", 64, 2),
+    ]
+)
+@example(  # a thread's fence is for all that its warp did before a barrier
+    [("read", 0, 0), ("warp barrier", 0, 0), ("fence", 1, 0), ("atomic", 1, 0), ("atomic", 33, 0)]
+)
+@example(  # what an atomic has seen a barrier of the warp passes on
+    [
+        ("write", 64, 1),
+        ("fence", 64, 0),
         ("atomic", 64, 0),
-        ("atomic", 0, 2),
+        ("atomic", 0, 0),
+        ("warp barrier", 0, 0),
+        ("read", 1, 1),
     ]
 )
 def test_finds_the_first_race(operations):
+    """Nothing else is taken for one, where each byte has one reader: of several who read it since
+    the last write the record keeps one, and takes them for ordered only once all are."""
+    reader = dict(enumerate(LANES))
+    operations = [
+        (kind, reader[byte] if kind == "read" else lane, byte) for kind, lane, byte in operations
+    ]
     assert first_found(operations) == first_race(operations)

@@ -9,8 +9,11 @@ number in the grid, and scope says how far apart the threads are that the record
 Two accesses to a granule by two threads race if one is a write, not both are strong, and nothing
 orders them. They are ordered if, between them,
 - the threads' block passes __syncthreads(), or their warp __syncwarp(); or
-- the first thread (or, after a barrier, another of its block) executes a fence and then an atomic,
-  and later the second thread (or another of its block, before a barrier) executes an atomic.
+- the first thread executes a fence and then an atomic, and later the second thread executes an
+  atomic; or other threads do so for them, with which barriers of the block or the warp connect
+  them.
+Of several threads that have read a granule since it was written there is one record, which is taken
+for ordered only once all of them are: no race is missed, but one may be seen where there is none.
 """
 
 from __future__ import annotations
@@ -204,12 +207,8 @@ class Races:
         block, first_block = lane // self.threads, first // self.threads
         same_block = (block == first_block) & (scope < GRID)
         ordered = same_block & (time < self.barrier[block])
-        warp = block * self.warps + lane % self.threads // 32
-        same_warp = (
-            same_block
-            & (scope <= ONE_WARP)
-            & (warp == first_block * self.warps + first % self.threads // 32)
-        )
+        warp = self._warp(lane)
+        same_warp = same_block & (scope <= ONE_WARP) & (warp == self._warp(first))
         ordered |= same_warp & (time < self.warp_barrier[warp])
         if self.fences is not None:
             ordered |= self.fences.ordered(record, lane, atomic)
@@ -221,11 +220,18 @@ class Races:
             self.fences.pass_barrier(blocks)
 
     def pass_warp_barrier(self, lane: Array) -> None:
-        self.warp_barrier[lane // self.threads * self.warps + lane % self.threads // 32] = self.time
+        warps = np.unique(self._warp(lane))
+        self.warp_barrier[warps] = self.time
+        if self.fences is not None:
+            self.fences.pass_warp_barrier(warps // self.warps, warps % self.warps)
+
+    def _warp(self, lane: Array) -> Array:
+        return lane // self.threads * self.warps + lane % self.threads // 32
 
     def fence(self, lane: Array) -> None:
         if self.fences is not None:
-            self.fences.fence(lane, self.time, self.barrier[lane // self.threads])
+            barrier = self.barrier[lane // self.threads]
+            self.fences.fence(lane, self.time, barrier, self.warp_barrier[self._warp(lane)])
 
     def look(self, lane: Array) -> None:
         """Before an atomic, or at an acquiring load: shows the lanes what others published."""
@@ -245,14 +251,16 @@ class _Fences:
     def __init__(self, blocks: int, threads: int) -> None:
         self.threads = threads
         self.fenced = np.zeros((blocks, threads), np.int64)  # time of the last fence
-        self.block_fenced = np.zeros((blocks, threads), np.int64)  # the barrier before that fence
+        self.block_fenced = np.zeros((blocks, threads), np.int64)  # the barrier before that fence,
+        self.warp_fenced = np.zeros((blocks, threads), np.int64)  # and that of the warp
         self.published = np.zeros((blocks, threads), np.int64)  # writes before this are visible
         self.published_at = np.zeros((blocks, threads), np.int64)
         self.looked = np.zeros((blocks, threads), np.int64)
 
-    def fence(self, lane: Array, time: int, barrier: Array) -> None:
+    def fence(self, lane: Array, time: int, barrier: Array, warp_barrier: Array) -> None:
         self.fenced.reshape(-1)[lane] = time
         self.block_fenced.reshape(-1)[lane] = barrier
+        self.warp_fenced.reshape(-1)[lane] = warp_barrier
 
     def look(self, lane: Array, time: int) -> None:
         self.looked.reshape(-1)[lane] = time + np.arange(len(lane))
@@ -260,26 +268,28 @@ class _Fences:
     def publish(self, lane: Array, time: int, barrier: Array) -> None:
         rank = time + np.arange(len(lane), dtype=np.int64)
         blocks, first = np.unique(lane // self.threads, return_index=True)
-        fenced = self.fenced[blocks]
-        since_barrier = fenced >= barrier[blocks, None]  # others of the block do not share these
-        # What a fence publishes of other threads: all that was before the barrier before it.
-        through = np.where(since_barrier, 0, self.block_fenced[blocks]).max(axis=1)
-        np.maximum.at(
-            through,
-            np.searchsorted(blocks, lane // self.threads),
-            self.block_fenced.reshape(-1)[lane],
-        )
-        before_barrier = np.where(since_barrier, 0, fenced)
-        published = np.maximum(before_barrier, through[:, None])
         acting = np.zeros_like(self.fenced, bool)
         acting.reshape(-1)[lane] = True
-        published = np.where(acting[blocks], np.maximum(published, fenced), published)
+        # A barrier shares the fences before it with all threads of the block.
+        known = acting[blocks] | (self.fenced[blocks] < barrier[blocks, None])
+        fenced, of_warp, of_block = (
+            np.where(known, times[blocks], 0)
+            for times in (self.fenced, self.warp_fenced, self.block_fenced)
+        )
+        of_warp = np.maximum.reduceat(of_warp, np.arange(0, self.threads, 32), axis=1)
+        of_warp = np.repeat(of_warp, 32, axis=1)[:, : self.threads]
+        published = np.maximum(np.maximum(fenced, of_warp), of_block.max(axis=1, keepdims=True))
         more = published > self.published[blocks]
         self.published[blocks] = np.where(more, published, self.published[blocks])
         self.published_at[blocks] = np.where(more, rank[first][:, None], self.published_at[blocks])
 
     def pass_barrier(self, blocks: Array) -> None:
         self.looked[blocks] = self.looked[blocks].max(axis=1, keepdims=True)
+
+    def pass_warp_barrier(self, blocks: Array, warps: Array) -> None:
+        for block, warp in zip(blocks, warps, strict=True):
+            looked = self.looked[block, warp * 32 : warp * 32 + 32]
+            looked[:] = looked.max()
 
     def ordered(self, record: Array, lane: Array, atomic: bool) -> Array:
         first, time, scope = record & LANE, record >> 32, record >> SCOPE & 3
