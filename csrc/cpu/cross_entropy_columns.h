@@ -30,13 +30,13 @@ struct ColumnBlocks {
   static ColumnBlocks of(const CrossEntropyArguments<T>& arguments) {
     constexpr int64_t kCacheLine = 64 / sizeof(T);
     const int64_t classes = std::max<int64_t>(1, arguments.shape.classes);
-    const int64_t class_bytes = classes * static_cast<int64_t>(sizeof(T));
-    const int64_t fitting = 4 * kBlockBytes / class_bytes / kCacheLine * kCacheLine;
+    constexpr int64_t kBlockElements = 4 * kBlockBytes / sizeof(T);
+    const int64_t fitting = kBlockElements / classes / kCacheLine * kCacheLine;
     const int64_t rows_per_block = std::clamp<int64_t>(fitting, kCacheLine, kBlockRows);
     const int64_t inner = arguments.shape.inner();
     return {arguments.shape.rows / inner, inner, rows_per_block,
             (inner + rows_per_block - 1) / rows_per_block,
-            std::max<int64_t>(1, kElementsPerPiece / (rows_per_block * classes))};
+            std::max<int64_t>(1, kElementsPerPiece / rows_per_block / classes)};
   }
   int64_t count() const { return lines * blocks_per_line; }
   RowBlock operator[](int64_t index) const {

@@ -25,10 +25,10 @@ struct RowBlocks {
   template <typename T>
   static RowBlocks of(const CrossEntropyArguments<T>& arguments) {
     const int64_t classes = std::max<int64_t>(1, arguments.shape.classes);
-    const int64_t row_bytes = classes * static_cast<int64_t>(sizeof(T));
-    const int64_t rows_per_block = std::clamp<int64_t>(kBlockBytes / row_bytes, 1, kBlockRows);
+    constexpr int64_t kBlockElements = kBlockBytes / sizeof(T);
+    const int64_t rows_per_block = std::clamp<int64_t>(kBlockElements / classes, 1, kBlockRows);
     return {arguments.shape.rows, rows_per_block,
-            std::max<int64_t>(1, kElementsPerPiece / (rows_per_block * classes))};
+            std::max<int64_t>(1, kElementsPerPiece / rows_per_block / classes)};
   }
   int64_t count() const { return (rows + rows_per_block - 1) / rows_per_block; }
   RowBlock operator[](int64_t index) const {

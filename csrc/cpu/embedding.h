@@ -10,17 +10,21 @@
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 
+inline void check_indices(Vector<const int64_t> indices, int64_t tokens, int64_t vocabulary) {
+  for (int64_t token = 0; token < tokens; ++token) {
+    if (indices[token] < 0 || indices[token] >= vocabulary) {
+      throw_index_out_of_range(indices[token], vocabulary);
+    }
+  }
+}
+
 // The positions of `indices` sorted by value, in order of appearance where values are equal:
 // order[first[v] .. first[v + 1]) are those of v. A counting sort, O(tokens + vocabulary).
 inline void sort_positions(Vector<const int64_t> indices, int64_t tokens, int64_t vocabulary,
                            int64_t* first, int64_t* order) {
   std::fill(first, first + vocabulary + 2, 0);
   for (int64_t token = 0; token < tokens; ++token) {
-    const int64_t index = indices[token];
-    if (index < 0 || index >= vocabulary) {
-      throw_index_out_of_range(index, vocabulary);
-    }
-    ++first[index + 2];
+    ++first[indices[token] + 2];
   }
   for (int64_t v = 2; v < vocabulary + 2; ++v) {
     first[v] += first[v - 1];
@@ -38,6 +42,10 @@ void embedding_backward(Matrix<const T> grad_output, Vector<const int64_t> indic
                         Matrix<T> grad_weight) {
   const int64_t vocabulary = grad_weight.rows;
   const int64_t features = grad_weight.columns;
+  check_indices(indices, grad_output.rows, vocabulary);
+  if (features == 0) {
+    return;  // a table of any length, as it takes no memory
+  }
   Scratch<int64_t> first(vocabulary + 2);
   Scratch<int64_t> order(grad_output.rows);
   sort_positions(indices, grad_output.rows, vocabulary, first.data(), order.data());

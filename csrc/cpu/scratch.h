@@ -12,13 +12,7 @@ namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 template <typename T>
 class Scratch {
  public:
-  explicit Scratch(int64_t count)
-      : data_(static_cast<T*>(std::aligned_alloc(
-            kAlignment, round_up(static_cast<std::size_t>(count) * sizeof(T))))) {
-    if (data_ == nullptr) {
-      throw std::bad_alloc();
-    }
-  }
+  explicit Scratch(int64_t count) : data_(allocate(count)) {}
   ~Scratch() { std::free(data_); }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
@@ -27,7 +21,16 @@ class Scratch {
 
  private:
   static constexpr std::size_t kAlignment = 64;
-  static std::size_t round_up(std::size_t bytes) { return (bytes / kAlignment + 1) * kAlignment; }
+  static constexpr int64_t kMostElements = (INT64_MAX - kAlignment) / sizeof(T);
+
+  static T* allocate(int64_t count) {
+    const std::size_t bytes = (count * sizeof(T) / kAlignment + 1) * kAlignment;
+    void* const memory = count > kMostElements ? nullptr : std::aligned_alloc(kAlignment, bytes);
+    if (memory == nullptr) {
+      throw std::bad_alloc();
+    }
+    return static_cast<T*>(memory);
+  }
 
   T* data_;
 };

@@ -7,6 +7,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <cmath>
 #include <tuple>
 #include <type_traits>
 #include <vector>
@@ -43,6 +44,11 @@ void check(const Tensor& input, const OptionalTensor& weight, const OptionalTens
   }
   STD_TORCH_CHECK(options.activation >= 0 && options.activation <= 2,
                   "activation must be 0, 1 or 2, got ", options.activation);
+  STD_TORCH_CHECK(options.correction == 0 || options.correction == 1,
+                  "correction must be 0 or 1, got ", options.correction);
+  STD_TORCH_CHECK(options.eps >= 0, "eps must be at least 0, got ", options.eps);
+  STD_TORCH_CHECK(!options.training || input.numel() != input.size(1) || input.size(1) == 0,
+                  "input must have more than 1 value per channel in training");
 }
 
 // Where all channels of a position are together in memory.
@@ -135,9 +141,24 @@ BatchNormArguments<T> arguments(const Tensor& input, const Viewed<T>& viewed,
 
 void check(const Running& running, const Tensor& input) {
   const auto check_one = [&](const Tensor& vector, const char* name) {
+    with_floating_type(vector.scalar_type(), name, [](auto) {});
     check_dim(vector, 1, name);
     check_size(vector, 0, input.size(1), name);
     check_device(vector, input, name);
+  };
+  check_one(*running.mean, "running_mean");
+  check_one(*running.variance, "running_var");
+}
+
+void check_update(const Running& running, const Tensor& input, const OptionalTensor& weight,
+                  const OptionalTensor& bias) {
+  STD_TORCH_CHECK(std::isfinite(running.momentum), "momentum must be finite, got ",
+                  running.momentum);
+  const auto check_one = [&](const Tensor& vector, const char* name) {
+    STD_TORCH_CHECK(!has_overlap(vector), name, " must not overlap itself, as it is written to");
+    check_separate(vector, name, input, "input");
+    check_separate(vector, name, weight, "weight");
+    check_separate(vector, name, bias, "bias");
   };
   check_one(*running.mean, "running_mean");
   check_one(*running.variance, "running_var");
@@ -230,8 +251,12 @@ std::tuple<Tensor, Tensor> forward(const Tensor& input, const OptionalTensor& we
                                    const Options& options) {
   check(input, weight, bias, options);
   if (running.mean || !options.training) {
-    STD_TORCH_CHECK(running.mean && running.variance, "evaluation needs running statistics");
+    STD_TORCH_CHECK(running.mean && running.variance,
+                    "running_mean and running_var must be given in evaluation");
     check(running, input);
+  }
+  if (running.mean && options.training) {
+    check_update(running, input, weight, bias);
   }
   const OptionalTensor dense_weight = make_contiguous(weight);
   const OptionalTensor dense_bias = make_contiguous(bias);
@@ -309,6 +334,9 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_backward(
   with_floating_type(input.scalar_type(), "input", [&](auto zero) {
     using T = decltype(zero);
     using C = Compute<T>;
+    if (!needs_grad_input && !needs_grad_parameters) {
+      return;
+    }
     const Viewed<T> viewed(input, channels_last);
     const Viewed<T> viewed_grad(grad_output, channels_last);
     const Viewed<T> viewed_output = output ? Viewed<T>(*output, channels_last) : Viewed<T>();

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <tuple>
 #include <vector>
 
@@ -67,6 +68,10 @@ void check(const Tensor& input, const Tensor& target, const OptionalTensor& weig
   }
   STD_TORCH_CHECK(options.reduction >= 0 && options.reduction <= 2,
                   "reduction must be 0, 1 or 2, got ", options.reduction);
+  STD_TORCH_CHECK(options.label_smoothing >= 0 && options.label_smoothing <= 1,
+                  "label_smoothing must be in [0, 1], got ", options.label_smoothing);
+  STD_TORCH_CHECK(std::isfinite(options.lse_square_scale), "lse_square_scale must be finite, got ",
+                  options.lse_square_scale);
 }
 
 // The dimensions of the rows, joined where all of the views can be walked as one.
@@ -318,6 +323,13 @@ void cross_entropy_backward_in_place(const Tensor& grad_output, const OptionalTe
                                      double lse_square_scale) {
   const Options options{reduction, ignore_index, label_smoothing, lse_square_scale};
   const Problem problem(input, target, weight, options, GradientMemory::logits);
+  STD_TORCH_CHECK(!has_overlap(input), "input must not overlap itself, as it is written to");
+  check_separate(input, "input", grad_output, "grad_output");
+  check_separate(input, "input", grad_lse, "grad_lse");
+  check_separate(input, "input", target, "target");
+  check_separate(input, "input", weight, "weight");
+  check_separate(input, "input", statistics, "statistics");
+  check_separate(input, "input", total_weight, "total_weight");
   backward(problem, grad_output, grad_lse, input, statistics, total_weight, options);
 }
 
@@ -327,6 +339,7 @@ void cross_entropy_scale(Tensor& gradient, const Tensor& factor) {
   check_dtype(factor, compute_dtype(gradient), "factor");
   check_device(factor, gradient, "factor");
   STD_TORCH_CHECK(!has_gap_or_overlap(gradient), "gradient must be dense");
+  check_separate(gradient, "gradient", factor, "factor");
   with_floating_type(gradient.scalar_type(), "gradient", [&](auto zero) {
     using T = decltype(zero);
     const Compute<T>* by = const_data<Compute<T>>(factor);

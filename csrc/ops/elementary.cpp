@@ -43,22 +43,21 @@ Tensor tanh(const Tensor& input) {
 Tensor widen(const Tensor& input) {
   const Tensor source = torch::stable::contiguous(input);
   Tensor result = torch::stable::new_empty(source, source.sizes(), ScalarType::Float);
-  with_floating_type(input.scalar_type(), "input", [&](auto zero) {
+  with_narrow_type(input.scalar_type(), "input", [&](auto zero) {
     using T = decltype(zero);
-    cpu::kernels<T>().widen(const_data<T>(source), mutable_data<Compute<T>>(result),
-                            source.numel());
+    cpu::kernels<T>().widen(const_data<T>(source), mutable_data<float>(result), source.numel());
   });
   return result;
 }
 
 // float32 to the dtype of `like`, float16 or bfloat16.
 Tensor narrow(const Tensor& input, const Tensor& like) {
+  check_dtype(input, ScalarType::Float, "input");
   const Tensor source = torch::stable::contiguous(input);
   Tensor result = torch::stable::new_empty(source, source.sizes(), like.scalar_type());
-  with_floating_type(like.scalar_type(), "like", [&](auto zero) {
+  with_narrow_type(like.scalar_type(), "like", [&](auto zero) {
     using T = decltype(zero);
-    cpu::kernels<T>().narrow(const_data<Compute<T>>(source), mutable_data<T>(result),
-                             source.numel());
+    cpu::kernels<T>().narrow(const_data<float>(source), mutable_data<T>(result), source.numel());
   });
   return result;
 }

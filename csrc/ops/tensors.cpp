@@ -47,12 +47,8 @@ Tensor allocate(const Tensor& like, Sizes size, Sizes strides, ScalarType dtype)
   return result;
 }
 
-}  // namespace
-
-bool has_gap_or_overlap(const Tensor& tensor) {
-  if (tensor.is_contiguous()) {
-    return false;
-  }
+// The dimensions of more than one element, those that are close in memory first.
+std::vector<int64_t> dims_by_stride(const Tensor& tensor) {
   std::vector<int64_t> dims;
   for (int64_t dim = 0; dim < tensor.dim(); ++dim) {
     if (tensor.size(dim) != 1) {
@@ -61,14 +57,68 @@ bool has_gap_or_overlap(const Tensor& tensor) {
   }
   std::sort(dims.begin(), dims.end(),
             [&](int64_t a, int64_t b) { return tensor.stride(a) < tensor.stride(b); });
+  return dims;
+}
+
+}  // namespace
+
+const char* dtype_name(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Long:
+      return "int64";
+    default:
+      return torch::headeronly::toString(dtype);
+  }
+}
+
+bool has_gap_or_overlap(const Tensor& tensor) {
+  if (tensor.is_contiguous()) {
+    return false;
+  }
   int64_t expected = 1;
-  for (const int64_t dim : dims) {
+  for (const int64_t dim : dims_by_stride(tensor)) {
     if (tensor.stride(dim) != expected) {
       return true;
     }
     expected *= tensor.size(dim);
   }
   return false;
+}
+
+bool has_overlap(const Tensor& tensor) {
+  if (tensor.is_contiguous() || tensor.numel() == 0) {
+    return false;
+  }
+  int64_t extent = 1;
+  for (const int64_t dim : dims_by_stride(tensor)) {
+    if (tensor.stride(dim) < extent) {
+      return true;
+    }
+    extent += (tensor.size(dim) - 1) * tensor.stride(dim);
+  }
+  return false;
+}
+
+void check_separate(const Tensor& tensor, const char* name, const OptionalTensor& other,
+                    const char* other_name) {
+  if (!other || has_gap_or_overlap(tensor) || has_gap_or_overlap(*other)) {
+    return;
+  }
+  const auto begin = [](const Tensor& t) { return static_cast<const char*>(t.const_data_ptr()); };
+  const auto end = [&](const Tensor& t) { return begin(t) + t.numel() * t.element_size(); };
+  STD_TORCH_CHECK(tensor.numel() == 0 || other->numel() == 0 || end(tensor) <= begin(*other) ||
+                      end(*other) <= begin(tensor),
+                  name, " must not share memory with ", other_name);
 }
 
 Tensor allocate(const Tensor& like, Sizes size, ScalarType dtype) {

@@ -40,6 +40,9 @@ using Library = torch::stable::detail::StableLibrary;
   }
 #endif
 
+// As torch writes it in Python.
+const char* dtype_name(ScalarType dtype);
+
 // Calls function with a value of the C++ type that `dtype` stands for: float or double,
 template <typename Function>
 auto with_wide_type(ScalarType dtype, const char* name, const Function& function) {
@@ -49,11 +52,24 @@ auto with_wide_type(ScalarType dtype, const char* name, const Function& function
     case ScalarType::Double:
       return function(double{});
     default:
-      STD_TORCH_CHECK(false, name, " must be float32 or float64");
+      STD_TORCH_CHECK(false, name, " must be float32 or float64, got ", dtype_name(dtype));
   }
 }
 
-// or one of all four that there are kernels for.
+// one of the two that are narrower,
+template <typename Function>
+auto with_narrow_type(ScalarType dtype, const char* name, const Function& function) {
+  switch (dtype) {
+    case ScalarType::Half:
+      return function(Half{});
+    case ScalarType::BFloat16:
+      return function(BFloat16{});
+    default:
+      STD_TORCH_CHECK(false, name, " must be float16 or bfloat16, got ", dtype_name(dtype));
+  }
+}
+
+// or any of the four that there are kernels for.
 template <typename Function>
 auto with_floating_type(ScalarType dtype, const char* name, const Function& function) {
   switch (dtype) {
@@ -66,7 +82,8 @@ auto with_floating_type(ScalarType dtype, const char* name, const Function& func
     case ScalarType::Double:
       return function(double{});
     default:
-      STD_TORCH_CHECK(false, name, " must be float16, bfloat16, float32 or float64");
+      STD_TORCH_CHECK(false, name, " must be float16, bfloat16, float32 or float64, got ",
+                      dtype_name(dtype));
   }
 }
 
@@ -103,7 +120,8 @@ inline void check_dim(const Tensor& tensor, int64_t dim, const char* name) {
 }
 
 inline void check_dtype(const Tensor& tensor, ScalarType dtype, const char* name) {
-  STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, " has the wrong dtype");
+  STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, " must be ", dtype_name(dtype), ", got ",
+                  dtype_name(tensor.scalar_type()));
 }
 
 inline void check_size(const Tensor& tensor, int64_t dim, int64_t size, const char* name) {
@@ -129,14 +147,28 @@ inline void check_like(const Tensor& tensor, const Tensor& other, const char* na
   check_sizes(tensor, other.sizes(), name);
 }
 
+// Raises where two tensors share memory, of which the first is written to. Those with gaps may.
+void check_separate(const Tensor& tensor, const char* name, const OptionalTensor& other,
+                    const char* other_name);
+
+// The storage of a tensor can be freed under it.
+inline void check_allocated(const void* data, const Tensor& tensor) {
+  STD_TORCH_CHECK(data != nullptr || tensor.numel() == 0, "a tensor of ", tensor.numel(),
+                  " elements has no memory: its storage was freed");
+}
+
 template <typename T>
 const T* const_data(const Tensor& tensor) {
-  return static_cast<const T*>(tensor.const_data_ptr());
+  const void* const data = tensor.const_data_ptr();
+  check_allocated(data, tensor);
+  return static_cast<const T*>(data);
 }
 
 template <typename T>
 T* mutable_data(const Tensor& tensor) {
-  return static_cast<T*>(tensor.mutable_data_ptr());
+  void* const data = tensor.mutable_data_ptr();
+  check_allocated(data, tensor);
+  return static_cast<T*>(data);
 }
 
 template <typename T>
@@ -175,6 +207,9 @@ inline OptionalTensor make_contiguous(const OptionalTensor& tensor) {
 
 // Whether the elements are not side by side in memory, in some order of the dimensions.
 bool has_gap_or_overlap(const Tensor& tensor);
+
+// Whether elements may share memory, as those of an expanded tensor do.
+bool has_overlap(const Tensor& tensor);
 
 // An uninitialised contiguous tensor on the device of `like`.
 Tensor allocate(const Tensor& like, Sizes size, ScalarType dtype);

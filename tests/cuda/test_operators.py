@@ -43,7 +43,7 @@ def test_scale_passes_opcheck(dtype):
     ("gradient", "factor", "message"),
     [
         (torch.ones(3, dtype=torch.int64), torch.ones(()), "gradient must be float16"),
-        (torch.ones(3), torch.ones(()).double(), "factor has the wrong dtype"),
+        (torch.ones(3), torch.ones(()).double(), "factor must be float32, got float64"),
         (torch.ones(3), torch.ones(3), "factor must have 0 dimensions"),
         (torch.ones(6)[::2], torch.ones(()), "gradient must be dense"),
     ],
