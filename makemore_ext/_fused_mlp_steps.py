@@ -24,12 +24,12 @@ class NativeSteps:
     def __init__(self, sizes: Sizes, parameters: Parameters, buffers: Parameters | None) -> None:
         self._parameters, self._buffers = parameters, buffers
         self._native = fused_mlp_steps[parameters.C.dtype](*sizes)
-        self._workspace = torch.empty(0, dtype=torch.uint8)
+        self._workspace = torch.empty(0, dtype=torch.uint8, device="cpu")
         self._workspace_batch_size = 0
 
     def loss_and_gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, Parameters]:
         gradients = _empty_gradients(self._parameters)
-        minibatch = torch.arange(len(y))
+        minibatch = torch.arange(len(y), device="cpu")
         loss = self._native.loss_and_gradients(
             _addresses(self._parameters),
             x.data_ptr(),
@@ -39,7 +39,7 @@ class NativeSteps:
             self._workspace_for(len(y)),
             _addresses(gradients),
         )
-        return torch.tensor(loss, dtype=self._parameters.C.dtype), gradients
+        return torch.tensor(loss, dtype=self._parameters.C.dtype, device="cpu"), gradients
 
     def train(
         self,
@@ -68,7 +68,7 @@ class NativeSteps:
     def _workspace_for(self, batch_size: int) -> int:
         if batch_size != self._workspace_batch_size:
             size = self._native.workspace_bytes(batch_size)
-            self._workspace = torch.zeros(size, dtype=torch.uint8)
+            self._workspace = torch.zeros(size, dtype=torch.uint8, device="cpu")
             self._workspace_batch_size = batch_size
         return self._workspace.data_ptr()
 

@@ -62,9 +62,14 @@ def check_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> Non
         raise ValueError(f"{name}: must be of shape {[*shape]}, got {got}")
 
 
-def storage_end(tensor: Tensor) -> int:
-    """The bytes of storage that a contiguous tensor reaches to."""
-    return int(tensor.storage_offset() + tensor.numel()) * tensor.itemsize
+def has_memory(tensor: Tensor) -> bool:
+    """Whether the storage, which may have been resized, reaches to the last of the elements."""
+    extent = tensor.numel()
+    if not tensor.is_contiguous():
+        strides = zip(tensor.shape, tensor.stride(), strict=True)
+        extent = 1 + sum((size - 1) * stride for size, stride in strides)
+    end = (tensor.storage_offset() + extent) * tensor.itemsize
+    return end <= tensor.untyped_storage().nbytes()
 
 
 def check_separate(parameters: Parameters) -> None:
@@ -106,7 +111,8 @@ def initialize(
     generator = torch.Generator().manual_seed(SEED) if generator is None else generator
 
     def normal(rows: int, columns: int, scale: float) -> Tensor:
-        drawn = torch.randn(rows, columns, dtype=torch.float32, generator=generator)
+        shape = (rows, columns)
+        drawn = torch.randn(shape, dtype=torch.float32, generator=generator, device="cpu")
         return (drawn * scale).to(device, dtype).requires_grad_()
 
     def constant(size: int, value: float) -> Tensor:

@@ -15,13 +15,15 @@ from torch.autograd.graph import increment_version
 
 from makemore_ext._fused_mlp_steps import GraphSteps, NativeSteps
 from makemore_ext._interrupt import deferred_interrupt
-from makemore_ext._network import check_separate, initialize, shapes, sizes_of, storage_end
+from makemore_ext._network import check_separate, has_memory, initialize, shapes, sizes_of
 from makemore_ext._validation import check_device, is_integer, require
 from makemore_ext.reference import Parameters
 
 # The arithmetic of one native call of `train`, between two of which it can be interrupted: some
 # 20 ms of it.
 BLOCK_OPERATIONS = 1e9
+
+MOMENTUM = "momentum."  # before a parameter's name: its momentum buffer
 
 Schedule = Callable[[int], float]
 Callback = Callable[[int, Tensor], None]
@@ -118,14 +120,18 @@ class FusedMLP:
         require(self._device.type != "meta", "device", "meta", "the CPU or a CUDA device")
         check_device("parameters", self._device)
         self._parameters = parameters
-        self._check_parameters()
-        check_separate(parameters)
-        self.momentum, self.weight_decay = momentum, weight_decay
         self._momentum_buffers = (
             Parameters(*(torch.zeros_like(p, requires_grad=False) for p in parameters))
             if momentum
             else None
         )
+        self._tensors = parameters._asdict()
+        if self._momentum_buffers is not None:
+            buffers = self._momentum_buffers._asdict()
+            self._tensors |= {f"{MOMENTUM}{name}": buffer for name, buffer in buffers.items()}
+        self._check_tensors()
+        check_separate(parameters)
+        self.momentum, self.weight_decay = momentum, weight_decay
         self._steps: NativeSteps | GraphSteps = (
             NativeSteps(self._sizes, parameters, self._momentum_buffers)
             if self._device.type == "cpu"
@@ -154,11 +160,7 @@ class FusedMLP:
 
         What a step changes changes in them too.
         """
-        state = {name: tensor.detach() for name, tensor in self._parameters._asdict().items()}
-        if self._momentum_buffers is not None:
-            for name, tensor in self._momentum_buffers._asdict().items():
-                state[f"momentum.{name}"] = tensor
-        return state
+        return {name: tensor.detach() for name, tensor in self._tensors.items()}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -167,7 +169,7 @@ class FusedMLP:
         Raises:
             ValueError: a tensor is missing, unknown or unfit; nothing is changed.
         """
-        self._check_parameters()
+        self._check_tensors()
         own = self.state_dict()
         if state.keys() != own.keys():
             raise ValueError(f"state: must hold {sorted(own)}, got {sorted(state)}")
@@ -187,7 +189,7 @@ class FusedMLP:
             ValueError: a shape does not fit, or a parameter was replaced by an unfit one.
         """
         x, y = self._checked_windows(x, y, least=2)
-        self._check_parameters()
+        self._check_tensors()
         with self._lock:
             return self._steps.loss_and_gradients(x, y)
 
@@ -209,8 +211,9 @@ class FusedMLP:
                 by an unfit one. Nothing is changed then.
         """
         x, y = self._checked_windows(x, y, least=2)
-        losses = torch.empty(1, dtype=self._dtype)
-        self._train(x, y, torch.arange(len(y)).unsqueeze(0), _checked_rates(lr, 1), losses)
+        losses = torch.empty(1, dtype=self._dtype, device="cpu")
+        minibatch = torch.arange(len(y), device="cpu").unsqueeze(0)
+        self._train(x, y, minibatch, _checked_rates(lr, 1), losses)
         return losses.item()
 
     def train(
@@ -237,8 +240,8 @@ class FusedMLP:
             batch_size: n, at least 2.
             lr: the learning rate, or a function that gives it for step 0, 1, …, steps − 1.
             generator: on the CPU; None stands for torch's default generator.
-            callback: called after every native call with the number of steps done and the losses
-                of those that are new.
+            callback: called after every native call with the number of steps done and a copy of
+                the losses of those that are new.
 
         Returns:
             The mean loss of every minibatch before its update, in nats, [steps].
@@ -248,26 +251,28 @@ class FusedMLP:
             KeyboardInterrupt: an interrupt came.
             TypeError: x or y is not an int64 tensor.
             ValueError: a shape does not fit, an argument is out of its range, or a parameter was
-                replaced by an unfit one. Nothing is changed then.
+                replaced by an unfit one. Nothing is changed then. What `callback` makes unfit is
+                found before the next native call changes anything.
         """
         require(is_integer(steps, 0), "steps", steps, "an integer >= 0")
         require(is_integer(batch_size, 2), "batch_size", batch_size, "an integer >= 2")
-        x, y = self._checked_windows(x, y, least=1)
+        x, y = self._checked_windows(x, y, least=1, every_index=True)
         rates = _checked_rates(lr, steps)
-        self._check_parameters()
+        self._check_tensors()
 
         V, K, D, H = self._sizes
         operations = 6 * batch_size * H * (K * D + V)
         block = max(1, int(BLOCK_OPERATIONS / operations))
-        losses = torch.empty(steps, dtype=self._dtype)
+        losses = torch.empty(steps, dtype=self._dtype, device="cpu")
         with deferred_interrupt() as raise_if_interrupted:
             for first in range(0, steps, block):
                 end = min(first + block, steps)
+                x, y = self._checked_windows(x, y, least=1)  # a callback may have changed them
                 shape = (end - first, batch_size)
-                minibatches = torch.randint(len(y), shape, generator=generator)
+                minibatches = torch.randint(len(y), shape, generator=generator, device="cpu")
                 self._train(x, y, minibatches, rates[first:end], losses[first:end])
                 if callback is not None:
-                    callback(end, losses[first:end])
+                    callback(end, losses[first:end].clone())
                 raise_if_interrupted()
         return losses
 
@@ -275,31 +280,37 @@ class FusedMLP:
         self, x: Tensor, y: Tensor, minibatches: Tensor, rates: Tensor, losses: Tensor
     ) -> None:
         """Take a step on each of the minibatches, rows of x and y, int64 [steps, n]."""
-        self._check_parameters()
+        self._check_tensors()
         descent = (self.momentum, self.weight_decay)
         with self._lock:
             self._steps.train(x, y, minibatches, rates, losses, descent)
         increment_version(self._parameters)
 
-    def _check_parameters(self) -> None:
-        """Raises ValueError if something has been done to the parameters that does not fit."""
-        for (name, shape), parameter in zip(self._shapes.items(), self._parameters, strict=True):
+    def _check_tensors(self) -> None:
+        """Raises ValueError if something unfit was done to the parameters or their momentum."""
+        for name, tensor in self._tensors.items():
+            shape = self._shapes[name.removeprefix(MOMENTUM)]
             if (
-                parameter.shape != shape
-                or parameter.dtype != self._dtype
-                or parameter.device != self._device
-                or not parameter.is_contiguous()
-                or storage_end(parameter) > parameter.untyped_storage().nbytes()
+                tensor.shape != shape
+                or tensor.dtype != self._dtype
+                or tensor.device != self._device
+                or not tensor.is_contiguous()
+                or not has_memory(tensor)
             ):
                 raise ValueError(
                     f"{name}: must be a contiguous {self._dtype} tensor of shape {[*shape]} on "
-                    f"{self._device}, got {parameter.dtype} {[*parameter.shape]} of strides "
-                    f"{[*parameter.stride()]} on {parameter.device}, with "
-                    f"{parameter.untyped_storage().nbytes()} bytes of storage"
+                    f"{self._device}, got {tensor.dtype} {[*tensor.shape]} of strides "
+                    f"{[*tensor.stride()]} on {tensor.device}, with "
+                    f"{tensor.untyped_storage().nbytes()} bytes of storage"
                 )
 
-    def _checked_windows(self, x: Tensor, y: Tensor, least: int) -> tuple[Tensor, Tensor]:
-        """Gives x and y, contiguous, if they are windows of this network and at least so many."""
+    def _checked_windows(
+        self, x: Tensor, y: Tensor, least: int, every_index: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Gives x and y, contiguous, if they are windows of this network and at least so many.
+
+        Native code looks at the indices of each minibatch; on a device only this does.
+        """
         for name, tensor in (("x", x), ("y", y)):
             if not isinstance(tensor, Tensor) or tensor.dtype != torch.int64:
                 kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
@@ -316,18 +327,29 @@ class FusedMLP:
                 f"got {[*x.shape]}, {[*y.shape]}"
             )
         for name, tensor in (("x", x), ("y", y)):
-            low, high = (int(bound) for bound in tensor.aminmax())
-            if low < 0 or high >= V:
-                raise IndexError(f"{name}: must hold indices in [0, {V}), got {low} to {high}")
+            if not has_memory(tensor):
+                raise ValueError(
+                    f"{name}: must have memory for its elements, got {[*tensor.shape]} in "
+                    f"{tensor.untyped_storage().nbytes()} bytes of storage"
+                )
+            if every_index or not tensor.is_cpu:
+                _check_indices(name, tensor, V)
         return x.contiguous(), y.contiguous()
+
+
+def _check_indices(name: str, indices: Tensor, V: int) -> None:
+    low, high = (int(bound) for bound in indices.aminmax())
+    if low < 0 or high >= V:
+        advice = "" if low < 0 else f": a network for them has a vocabulary of {high + 1}"
+        raise IndexError(f"{name}: must hold indices in [0, {V}), got {low} to {high}{advice}")
 
 
 def _checked_rates(lr: float | Schedule, steps: int) -> Tensor:
     """The learning rate of every step, float64 [steps]."""
     if callable(lr):
-        rates = torch.tensor([lr(step) for step in range(steps)], dtype=torch.float64)
+        rates = torch.tensor([lr(step) for step in range(steps)], dtype=torch.float64, device="cpu")
     else:
-        rates = torch.full((steps,), lr, dtype=torch.float64)
+        rates = torch.full((steps,), lr, dtype=torch.float64, device="cpu")
     wrong = ~((rates >= 0) & rates.isfinite())
     if wrong.any():
         step = int(wrong.nonzero()[0])

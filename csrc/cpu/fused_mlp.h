@@ -42,6 +42,30 @@ inline void add_to(T* destination, const T* source, int64_t count) {
   }
 }
 
+// Indices in [0, limit), each read once, as another thread may be writing them. One outside is read
+// as 0, and remembered.
+struct CheckedIndices {
+  const int64_t* data;
+  int64_t limit;
+  int64_t outside = 0;
+
+  int64_t operator[](int64_t i) {
+    const int64_t index = __atomic_load_n(data + i, __ATOMIC_RELAXED);
+    const bool inside = is_inside(index);
+    outside = inside ? outside : index;
+    return inside ? index : 0;
+  }
+  bool is_inside(int64_t index) const {
+    return static_cast<uint64_t>(index) < static_cast<uint64_t>(limit);
+  }
+  bool all_inside() const { return is_inside(outside); }
+  void throw_if_outside(const char* name) const {
+    if (!all_inside()) {
+      throw_argument_out_of_range(name, outside, limit);
+    }
+  }
+};
+
 // A step on one minibatch size, from the parameters in the workspace.
 template <typename T>
 class MLPStep {
@@ -57,6 +81,7 @@ class MLPStep {
 
   // The loss of windows x[minibatch[i]], y[minibatch[i]]. Leaves their gradients in the workspace,
   // or descends along them. The minibatch `next`, unless null, is fetched from memory meanwhile.
+  // Throws std::out_of_range for an index outside [0, V).
   T operator()(const int64_t* minibatch, const Descent<T>* descent, const int64_t* next) const {
     find_slots(minibatch);
     prefetch(next, 0);
@@ -107,11 +132,12 @@ class MLPStep {
 
   // Without a branch on whether a character is new, which nothing could foresee.
   void find_slots(const int64_t* minibatch) const {
+    CheckedIndices x{task.x, V}, y{task.y, V};
     int32_t slots = 0;
     for (int64_t k = 0; k < K; ++k) {
       w.first_slot[k] = slots;
       for (int64_t i = 0; i < n; ++i) {
-        const int64_t v = task.x[minibatch[i] * K + k];
+        const int64_t v = x[minibatch[i] * K + k];
         int32_t& known = w.slot_of[k * V + v];
         const int32_t slot = known == 0 ? slots : known - 1;
         w.character[slots] = v;
@@ -126,7 +152,12 @@ class MLPStep {
       std::copy_n(C.row(w.character[slot]), D, w.embedding.row(slot));
     }
     for (int64_t i = 0; i < n; ++i) {
-      w.target[i] = task.y[minibatch[i]];
+      w.target[i] = y[minibatch[i]];
+    }
+    if (!x.all_inside() || !y.all_inside()) {
+      forget_slots();
+      x.throw_if_outside("x");
+      y.throw_if_outside("y");
     }
   }
 

@@ -28,13 +28,12 @@ struct MLPArrays {
   T* operator[](int parameter) const { return of[parameter]; }
 };
 
-// Windows and the memory to work on them. Every index in x and y is in [0, vocabulary), every one
-// in `minibatches` a row of them.
+// Windows and the memory to work on them. Every index in `minibatches` is a row of x and y.
 template <typename T>
 struct MLPTask {
   MLPSizes sizes;
   MLPArrays<T> parameters;
-  const int64_t* x;            // [windows, context]
+  const int64_t* x;            // [windows, context], characters
   const int64_t* y;            // [windows]
   const int64_t* minibatches;  // [steps, batch_size]
   int64_t batch_size;          // at least 2
@@ -81,7 +80,8 @@ struct Kernels {
 
   // The bytes of workspace that minibatches of this size need.
   int64_t (*fused_mlp_workspace)(const MLPSizes&, int64_t batch_size);
-  // The mean loss of one minibatch and its gradients.
+  // The mean loss of one minibatch and its gradients. This and the next throw std::out_of_range for
+  // an index in x or y outside [0, vocabulary), before they change parameters or buffers.
   T (*fused_mlp_loss_and_gradients)(const MLPTask<T>&, MLPArrays<T> gradients);
   // Takes steps: changes parameters and momentum buffers. losses: [steps], before each update.
   void (*fused_mlp_train)(const MLPTask<T>&, const MLPDescent<T>&, T* losses);
@@ -103,10 +103,11 @@ struct KernelTables {
   Kernels<double> for_double;
 };
 
-// Both throw std::out_of_range. Outside the kernels, which use no std::string: its inline members
+// All throw std::out_of_range. Outside the kernels, which use no std::string: its inline members
 // would be built once per instruction set under one name.
 [[noreturn]] void throw_target_out_of_range(int64_t target);
 [[noreturn]] void throw_index_out_of_range(int64_t index, int64_t vocabulary);
+[[noreturn]] void throw_argument_out_of_range(const char* name, int64_t index, int64_t limit);
 
 // Calls body for the table of each dtype.
 template <typename Body>
