@@ -73,9 +73,9 @@ def _cross_entropy(input: Tensor) -> Contenders:
 
 
 def _batch_norm(input: Tensor) -> Contenders:
-    channels, device = input.shape[1], input.device
-    weight, bias = (torch.ones(channels, device=device, requires_grad=True) for _ in range(2))
-    running = torch.zeros(channels, device=device), torch.ones(channels, device=device)
+    ones = torch.ones(input.shape[1], dtype=torch.float32, device=input.device)
+    weight, bias = (ones.clone().requires_grad_() for _ in range(2))
+    running = torch.zeros_like(ones), ones
     grad_output = torch.randn_like(input, requires_grad=False)
     leaves = (input, weight, bias)
 
@@ -105,7 +105,8 @@ def bench(
         device: "cpu" or "cuda".
     """
     generator = torch.Generator().manual_seed(0)
-    input = torch.randn(shape, generator=generator).to(device, dtype)
+    drawn = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+    input = drawn.to(device, dtype)
     copied = torch.empty_like(input)
     contenders = {"copy": lambda: copied.copy_(input.detach())}
     return interleaved(contenders | OPERATIONS[operation](input.requires_grad_()), rounds, device)

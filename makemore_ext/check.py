@@ -207,10 +207,11 @@ def example(
     dataset = Dataset.load()
     model = MLP.init(len(dataset.vocabulary), hidden=hidden, dtype=dtype, generator=generator)
     x, y = dataset.train
-    drawn = torch.randint(0, len(x), (batch_size,), generator=generator)
+    drawn = torch.randint(0, len(x), (batch_size,), generator=generator, device="cpu")
 
     def moved(parameter: Tensor) -> Tensor:
-        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
+        shape = parameter.shape
+        noise = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
         return parameter.detach() + 0.1 * noise.to(dtype)
 
     parameters = model.parameters()._replace(

@@ -100,7 +100,7 @@ def save(path: File, trainer: Trainer, dataset: Dataset) -> None:
         "version": VERSION,
         "model": trainer.model.state_dict(),
         "vocabulary": dataset.vocabulary.characters,
-        "losses": torch.tensor(trainer.losses, dtype=torch.float64),
+        "losses": torch.tensor(trainer.losses, dtype=torch.float64, device="cpu"),
         "hyperparameters": {name: getattr(trainer, name) for name in HYPERPARAMETERS},
         "generator": trainer.generator.get_state(),
         "fingerprint": dataset.fingerprint,

@@ -120,5 +120,5 @@ def make_trainer(
 
 
 def _maxdiff(losses: Sequence[float], expected: Sequence[float]) -> float:
-    pair = torch.tensor([losses, expected], dtype=torch.float64)
+    pair = torch.tensor([losses, expected], dtype=torch.float64, device="cpu")
     return (pair[0] - pair[1]).abs().max().item()

@@ -116,10 +116,10 @@ def context_windows(names: Iterable[str], vocabulary: Vocabulary, context: int =
     for name in names:
         stream += vocabulary.encode(name) + pads
     stream += vocabulary.encode(PAD)
-    lengths = torch.tensor([len(name) + 1 for name in names], dtype=torch.int64)
-    skipped = torch.arange(len(names)).repeat_interleave(lengths) * (context - 1)
-    slices = torch.tensor(stream).unfold(0, context + 1, 1)
-    windows = slices[torch.arange(len(skipped)) + skipped]
+    lengths = torch.tensor([len(name) + 1 for name in names], dtype=torch.int64, device="cpu")
+    places = torch.arange(len(names), device="cpu").repeat_interleave(lengths)
+    slices = torch.tensor(stream, device="cpu").unfold(0, context + 1, 1)
+    windows = slices[torch.arange(len(places), device="cpu") + places * (context - 1)]
     return windows[:, :-1].contiguous(), windows[:, -1].contiguous()
 
 

@@ -24,7 +24,7 @@ def calibrate(model: MLP, x: Tensor) -> None:
     """
     if len(x) < 2:
         raise ValueError(f"x: must hold at least 2 windows for a variance, got {len(x)}")
-    total = torch.zeros(model.hidden, dtype=torch.float64)
+    total = torch.zeros(model.hidden, dtype=torch.float64, device=x.device)
     for chunk in x.split(CHUNK):
         total += model.hprebn(chunk).sum(0, dtype=torch.float64)
     mean = total / len(x)

@@ -69,7 +69,7 @@ def jax_scan(model: MLP, windows: Windows) -> Take:
 
     def take(minibatches: Tensor, rates: list[float]) -> list[float]:
         nonlocal parameters
-        rates_array = torch.tensor(rates, dtype=model.C.dtype).numpy()
+        rates_array = torch.tensor(rates, dtype=model.C.dtype, device="cpu").numpy()
         parameters, losses = scan(parameters, (minibatches.numpy(), rates_array))
         return jax.device_get(losses).tolist()
 
@@ -132,7 +132,9 @@ class PeerTrainer:
     def train(self, steps: int) -> None:
         """Take `steps` more steps."""
         shape = (steps, self.batch_size)
-        minibatches = torch.randint(len(self.windows[1]), shape, generator=self.generator)
+        minibatches = torch.randint(
+            len(self.windows[1]), shape, generator=self.generator, device="cpu"
+        )
         first = len(self.losses)
         rates = [learning_rate(step, lr=self.lr) for step in range(first, first + steps)]
         self.losses += self.take(minibatches, rates)

@@ -45,7 +45,8 @@ def _sample_name(
     end = vocabulary.encode(PAD)[0]
     indices = [end] * model.context
     while len(indices) < model.context + max_length:
-        logits = model.logits(torch.tensor([indices[-model.context :]]))
+        context = torch.tensor([indices[-model.context :]], device=model.C.device)
+        logits = model.logits(context)
         if not logits.isfinite().all():
             raise ValueError("model: its logits are not finite, training it must have diverged")
         index = int(torch.multinomial(logits.softmax(1), 1, generator=generator))

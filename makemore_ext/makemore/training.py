@@ -117,7 +117,9 @@ class Trainer:
         x, y = self.windows
         with deferred_interrupt() as raise_if_interrupted:
             for _ in range(steps):
-                batch = torch.randint(len(y), (self.batch_size,), generator=self.generator)
+                batch = torch.randint(
+                    len(y), (self.batch_size,), generator=self.generator, device="cpu"
+                )
                 loss, gradients = backend(parameters, x[batch], y[batch])
                 rate = self._rate(self.step)
                 with torch.no_grad():
