@@ -193,9 +193,9 @@ def plan_objects(cuda: Cuda | None) -> dict[str, tuple[str, str]]:
             target = BUILD / folder / source.relative_to("csrc").with_suffix(".o")
             plan[str(target)] = (str(source), shlex.join(command))
 
-    dispatch = Path("csrc/cpu/dispatch.cpp")
+    once = [Path("csrc/cpu/dispatch.cpp"), Path("csrc/cpu/errors.cpp")]
     for capability, flags in KERNEL_BUILDS.items():
-        kernels = set(Path("csrc/cpu").rglob("*.cpp")) - {dispatch}
+        kernels = set(Path("csrc/cpu").rglob("*.cpp")) - set(once)
         add(capability, kernels, [*common, f"-DMAKEMORE_EXT_CAPABILITY={capability}", *flags])
     if cuda:
         architectures = " ".join(cuda.architectures)
@@ -204,7 +204,7 @@ def plan_objects(cuda: Cuda | None) -> dict[str, tuple[str, str]]:
         add(architectures.replace(" ", "_"), Path("csrc/cuda").rglob("*.cu"), cuda.command())
     add(
         "extension",
-        [dispatch, *Path("csrc").glob("*.cpp"), *Path("csrc/ops").glob("*.cpp")],
+        [*once, *Path("csrc").glob("*.cpp"), *Path("csrc/ops").glob("*.cpp")],
         extension,
     )
     return plan

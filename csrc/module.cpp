@@ -6,7 +6,7 @@
 #include <array>
 #include <cstdint>
 
-#include "cpu/kernels.h"
+#include "cpu/fused_mlp_kernels.h"
 
 namespace makemore_ext {
 
@@ -40,13 +40,13 @@ class FusedMLP {
       : sizes_{vocabulary, context, embedding, hidden} {}
 
   int64_t workspace_bytes(int64_t batch_size) const {
-    return cpu::kernels<T>().fused_mlp_workspace(sizes_, batch_size);
+    return cpu::kernels<cpu::FusedMLPKernels<T>>().workspace(sizes_, batch_size);
   }
 
   T loss_and_gradients(const Addresses& parameters, Address x, Address y, Address minibatch,
                        int64_t batch_size, Address workspace, const Addresses& gradients) const {
     const auto task = make_task(parameters, x, y, minibatch, batch_size, workspace);
-    return cpu::kernels<T>().fused_mlp_loss_and_gradients(task, arrays<T>(gradients));
+    return cpu::kernels<cpu::FusedMLPKernels<T>>().loss_and_gradients(task, arrays<T>(gradients));
   }
 
   void train(const Addresses& parameters, Address x, Address y, Address minibatches,
@@ -55,7 +55,7 @@ class FusedMLP {
     const auto task = make_task(parameters, x, y, minibatches, batch_size, workspace);
     const cpu::MLPDescent<T> descent{steps, pointer<const double>(lr), momentum, weight_decay,
                                      arrays<T>(momentum_buffers)};
-    cpu::kernels<T>().fused_mlp_train(task, descent, pointer<T>(losses));
+    cpu::kernels<cpu::FusedMLPKernels<T>>().train(task, descent, pointer<T>(losses));
   }
 
   static void declare(py::module_& module, const char* name) {
@@ -88,7 +88,7 @@ class FusedMLP {
 
 PYBIND11_MODULE(_C, module) {
   // Decided here so that a capability that cannot be had is an error of the import.
-  module.attr("cpu_capability") = makemore_ext::cpu::capability();
+  module.attr("cpu_capability") = makemore_ext::cpu::capability_name();
   module.attr("torch_version") = TORCH_VERSION;
   // The names of the architectures, with spaces between, and none without CUDA.
 #ifdef MAKEMORE_EXT_CUDA

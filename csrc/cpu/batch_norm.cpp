@@ -1,14 +1,24 @@
 #include "batch_norm.h"
 
-#include "kernels.h"
+#include "batch_norm_kernels.h"
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 
-void set_batch_norm(KernelTables& tables) {
-  for_each_table(tables, []<typename T>(Kernels<T>& kernels) {
-    kernels.batch_norm_forward = batch_norm_forward<T>;
-    kernels.batch_norm_backward = batch_norm_backward<T>;
-  });
+template <>
+BatchNormKernels<Half> table() {
+  return {batch_norm_forward<Half>, batch_norm_backward<Half>};
+}
+template <>
+BatchNormKernels<BFloat16> table() {
+  return {batch_norm_forward<BFloat16>, batch_norm_backward<BFloat16>};
+}
+template <>
+BatchNormKernels<float> table() {
+  return {batch_norm_forward<float>, batch_norm_backward<float>};
+}
+template <>
+BatchNormKernels<double> table() {
+  return {batch_norm_forward<double>, batch_norm_backward<double>};
 }
 
 }  // namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY

@@ -23,10 +23,10 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "../arguments.h"
 #include "batch_norm_columns.h"
 #include "batch_norm_passes.h"
 #include "batch_norm_planes.h"
-#include "kernels.h"
 #include "scratch.h"
 #include "vec.h"
 

@@ -7,10 +7,10 @@
 #include <cstdint>
 #include <numeric>
 
+#include "../arguments.h"
 #include "batch_norm_passes.h"
 #include "batch_norm_rows.h"
 #include "group.h"
-#include "kernels.h"
 #include "scratch.h"
 #include "vec.h"
 

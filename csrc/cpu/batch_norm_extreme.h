@@ -9,8 +9,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "../arguments.h"
 #include "elementary.h"
-#include "kernels.h"
 #include "vec.h"
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {

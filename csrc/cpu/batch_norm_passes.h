@@ -17,9 +17,9 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "../arguments.h"
 #include "batch_norm_extreme.h"
 #include "batch_norm_rows.h"
-#include "kernels.h"
 #include "parallel.h"
 #include "stream.h"
 #include "vec.h"

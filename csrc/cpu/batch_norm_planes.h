@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "../arguments.h"
 #include "batch_norm_passes.h"
 #include "batch_norm_rows.h"
 #include "group.h"
-#include "kernels.h"
 #include "scratch.h"
 #include "vec.h"
 

@@ -9,9 +9,9 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "../arguments.h"
 #include "elementary.h"
 #include "group.h"
-#include "kernels.h"
 #include "stream.h"
 #include "vec.h"
 #include "wide.h"

@@ -28,10 +28,11 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "../arguments.h"
 #include "cross_entropy_block.h"
 #include "cross_entropy_columns.h"
 #include "cross_entropy_rows.h"
-#include "kernels.h"
+#include "errors.h"
 #include "parallel.h"
 #include "scratch.h"
 #include "vec.h"

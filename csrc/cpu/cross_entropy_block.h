@@ -7,8 +7,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../arguments.h"
 #include "elementary.h"
-#include "kernels.h"
 #include "vec.h"
 #include "wide.h"
 

@@ -8,9 +8,9 @@
 #include <limits>
 #include <type_traits>
 
+#include "../arguments.h"
 #include "cross_entropy_block.h"
 #include "elementary.h"
-#include "kernels.h"
 #include "scratch.h"
 #include "stream.h"
 #include "vec.h"

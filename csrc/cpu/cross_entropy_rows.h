@@ -6,9 +6,9 @@
 #include <cstdint>
 #include <limits>
 
+#include "../arguments.h"
 #include "cross_entropy_block.h"
 #include "elementary.h"
-#include "kernels.h"
 #include "scratch.h"
 #include "stream.h"
 #include "vec.h"

@@ -1,9 +1,8 @@
 #include "elementary.h"
 
 #include <cstdint>
-#include <type_traits>
 
-#include "kernels.h"
+#include "elementary_kernels.h"
 #include "vec.h"
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
@@ -29,18 +28,32 @@ Vec<T> identity(Vec<T> x) {
 
 }  // namespace
 
-void set_elementary(KernelTables& tables) {
-  for_each_table(tables, []<typename T>(Kernels<T>& kernels) {
-    using C = Compute<T>;
-    kernels.widen = map<T, C, identity<C>>;
-    kernels.narrow = map<C, T, identity<C>>;
-    if constexpr (std::is_same_v<T, C>) {
-      kernels.exp = map<T, T, exp<T>>;
-      kernels.exp_nonpositive = map<T, T, exp_nonpositive<T>>;
-      kernels.log = map<T, T, log<T>>;
-      kernels.tanh = map<T, T, tanh<T>>;
-    }
-  });
+template <typename T>
+ElementaryKernels<T> elementary_kernels() {
+  return {map<T, T, exp<T>>, map<T, T, exp_nonpositive<T>>, map<T, T, log<T>>, map<T, T, tanh<T>>};
+}
+
+template <typename T>
+ConversionKernels<T> conversion_kernels() {
+  using C = Compute<T>;
+  return {map<T, C, identity<C>>, map<C, T, identity<C>>};
+}
+
+template <>
+ElementaryKernels<float> table() {
+  return elementary_kernels<float>();
+}
+template <>
+ElementaryKernels<double> table() {
+  return elementary_kernels<double>();
+}
+template <>
+ConversionKernels<Half> table() {
+  return conversion_kernels<Half>();
+}
+template <>
+ConversionKernels<BFloat16> table() {
+  return conversion_kernels<BFloat16>();
 }
 
 }  // namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY

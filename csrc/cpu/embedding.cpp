@@ -1,17 +1,16 @@
 #include "embedding.h"
 
-#include <type_traits>
-
-#include "kernels.h"
+#include "embedding_kernels.h"
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 
-void set_embedding(KernelTables& tables) {
-  for_each_table(tables, []<typename T>(Kernels<T>& kernels) {
-    if constexpr (std::is_same_v<T, Compute<T>>) {
-      kernels.embedding_backward = embedding_backward<T>;
-    }
-  });
+template <>
+EmbeddingKernels<float> table() {
+  return {embedding_backward<float>};
+}
+template <>
+EmbeddingKernels<double> table() {
+  return {embedding_backward<double>};
 }
 
 }  // namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY

@@ -4,7 +4,8 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "kernels.h"
+#include "../arguments.h"
+#include "errors.h"
 #include "parallel.h"
 #include "scratch.h"
 

@@ -24,11 +24,12 @@
 #include <limits>
 
 #include "descent.h"
+#include "errors.h"
+#include "fused_mlp_kernels.h"
 #include "fused_mlp_layers.h"
 #include "fused_mlp_workspace.h"
 #include "gemm.h"
 #include "gemm_dot.h"
-#include "kernels.h"
 #include "parallel.h"
 #include "vec.h"
 

@@ -17,8 +17,8 @@
 
 #include "cross_entropy_rows.h"
 #include "elementary.h"
+#include "fused_mlp_kernels.h"
 #include "gemm.h"
-#include "kernels.h"
 #include "vec.h"
 #include "wide.h"
 

@@ -5,8 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "fused_mlp_kernels.h"
 #include "gemm_panels.h"
-#include "kernels.h"
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 

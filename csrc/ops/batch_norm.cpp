@@ -12,6 +12,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "../cpu/batch_norm_kernels.h"
+#include "../cpu/elementary_kernels.h"
 #include "tensors.h"
 
 namespace makemore_ext {
@@ -188,10 +190,10 @@ void for_each_value(const Tensor& vector, bool write, const Body& body) {
         }
       } else {
         C value;
-        cpu::kernels<T>().widen(element, &value, 1);
+        cpu::kernels<cpu::ConversionKernels<T>>().widen(element, &value, 1);
         value = static_cast<C>(body(i, static_cast<double>(value)));
         if (write) {
-          cpu::kernels<T>().narrow(&value, element, 1);
+          cpu::kernels<cpu::ConversionKernels<T>>().narrow(&value, element, 1);
         }
       }
     }
@@ -221,7 +223,7 @@ void forward_on_cpu(const BatchNormArguments<T>& arguments, const Running& runni
     read(*running.mean, statistics);
     read(*running.variance, statistics + channels);
   }
-  cpu::kernels<T>().batch_norm_forward(arguments, statistics, output);
+  cpu::kernels<cpu::BatchNormKernels<T>>().forward(arguments, statistics, output);
   if (arguments.training && running.mean) {
     const double count = static_cast<double>(arguments.shape.per_channel());
     update(*running.mean, statistics, running.momentum, 1);
@@ -358,7 +360,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_backward(
             std::fill_n(gradients.grad_weight, channels, C(0));
             std::fill_n(gradients.grad_bias, channels, C(0));
           } else {
-            cpu::kernels<T>().batch_norm_backward(call, known, gradients);
+            cpu::kernels<cpu::BatchNormKernels<T>>().backward(call, known, gradients);
           }
         },
         [&](auto stream) {

@@ -12,6 +12,7 @@
 #include <tuple>
 #include <vector>
 
+#include "../cpu/cross_entropy_kernels.h"
 #include "tensors.h"
 
 namespace makemore_ext {
@@ -227,8 +228,8 @@ Forward forward(const Problem& problem, const Tensor& input, const Options& opti
     on_device_of(
         input,
         [&] {
-          cpu::kernels<T>().cross_entropy_forward(arguments, loss, statistics, total_weight,
-                                                  gradient);
+          cpu::kernels<cpu::CrossEntropyKernels<T>>().forward(arguments, loss, statistics,
+                                                              total_weight, gradient);
         },
         [&](auto stream) {
           const Tensor workspace =
@@ -294,8 +295,8 @@ void backward(const Problem& problem, const Tensor& grad_output, const OptionalT
     on_device_of(
         input,
         [&] {
-          cpu::kernels<T>().cross_entropy_backward(arguments, upstream, lse_upstream, known, *total,
-                                                   gradient);
+          cpu::kernels<cpu::CrossEntropyKernels<T>>().backward(arguments, upstream, lse_upstream,
+                                                               known, *total, gradient);
         },
         [&](auto stream) {
           cuda::cross_entropy_backward<T>(arguments, upstream, lse_upstream, known, total, gradient,

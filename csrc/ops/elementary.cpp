@@ -3,13 +3,11 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include "../cpu/elementary_kernels.h"
 #include "tensors.h"
 
 namespace makemore_ext {
 namespace {
-
-template <typename T>
-using Function = void (*)(const T*, T*, int64_t);
 
 template <typename Select>
 Tensor elementwise(const Tensor& input, const Select& select) {
@@ -17,26 +15,26 @@ Tensor elementwise(const Tensor& input, const Select& select) {
   Tensor result = torch::stable::empty_like(source);
   with_wide_type(input.scalar_type(), "input", [&](auto zero) {
     using T = decltype(zero);
-    const Function<T> function = select(cpu::kernels<T>());
+    const auto function = select(cpu::kernels<cpu::ElementaryKernels<T>>());
     function(const_data<T>(source), mutable_data<T>(result), source.numel());
   });
   return result;
 }
 
 Tensor exp(const Tensor& input) {
-  return elementwise(input, [](const auto& kernels) { return kernels.exp; });
+  return elementwise(input, [](const auto& kernels) { return &kernels.exp; });
 }
 
 Tensor exp_nonpositive(const Tensor& input) {
-  return elementwise(input, [](const auto& kernels) { return kernels.exp_nonpositive; });
+  return elementwise(input, [](const auto& kernels) { return &kernels.exp_nonpositive; });
 }
 
 Tensor log(const Tensor& input) {
-  return elementwise(input, [](const auto& kernels) { return kernels.log; });
+  return elementwise(input, [](const auto& kernels) { return &kernels.log; });
 }
 
 Tensor tanh(const Tensor& input) {
-  return elementwise(input, [](const auto& kernels) { return kernels.tanh; });
+  return elementwise(input, [](const auto& kernels) { return &kernels.tanh; });
 }
 
 // float16 or bfloat16 to float32.
@@ -45,7 +43,8 @@ Tensor widen(const Tensor& input) {
   Tensor result = torch::stable::new_empty(source, source.sizes(), ScalarType::Float);
   with_narrow_type(input.scalar_type(), "input", [&](auto zero) {
     using T = decltype(zero);
-    cpu::kernels<T>().widen(const_data<T>(source), mutable_data<float>(result), source.numel());
+    cpu::kernels<cpu::ConversionKernels<T>>().widen(const_data<T>(source),
+                                                    mutable_data<float>(result), source.numel());
   });
   return result;
 }
@@ -57,7 +56,8 @@ Tensor narrow(const Tensor& input, const Tensor& like) {
   Tensor result = torch::stable::new_empty(source, source.sizes(), like.scalar_type());
   with_narrow_type(like.scalar_type(), "like", [&](auto zero) {
     using T = decltype(zero);
-    cpu::kernels<T>().narrow(const_data<float>(source), mutable_data<T>(result), source.numel());
+    cpu::kernels<cpu::ConversionKernels<T>>().narrow(const_data<float>(source),
+                                                     mutable_data<T>(result), source.numel());
   });
   return result;
 }

@@ -5,6 +5,7 @@
 #include <optional>
 #include <tuple>
 
+#include "../cpu/embedding_kernels.h"
 #include "tensors.h"
 
 namespace makemore_ext {
@@ -32,8 +33,8 @@ Tensor embedding_backward(const Tensor& grad_output, const Tensor& indices,
       [&] {
         with_wide_type(grad_output.scalar_type(), "grad_output", [&](auto zero) {
           using T = decltype(zero);
-          cpu::kernels<T>().embedding_backward(const_matrix<T>(grad_output), index_vector(indices),
-                                               mutable_matrix<T>(grad_weight));
+          cpu::kernels<cpu::EmbeddingKernels<T>>().backward(
+              const_matrix<T>(grad_output), index_vector(indices), mutable_matrix<T>(grad_weight));
         });
       },
       [&](auto stream) {

@@ -13,7 +13,7 @@
 #include <initializer_list>
 #include <optional>
 
-#include "../cpu/kernels.h"
+#include "../arguments.h"
 #include "../cuda/kernels.h"
 
 namespace makemore_ext {

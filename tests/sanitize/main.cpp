@@ -11,7 +11,8 @@
 #include <type_traits>
 #include <vector>
 
-#include "kernels.h"
+#include "batch_norm_kernels.h"
+#include "fused_mlp_kernels.h"
 #include "parallel.h"
 
 namespace makemore_ext::cpu {
@@ -27,7 +28,7 @@ namespace {
 template <typename T>
 bool take_steps(const MLPSizes& sizes, int64_t batch_size, bool momentum) {
   const auto [V, K, D, H] = sizes;
-  const Kernels<T>& kernels = cpu::kernels<T>();
+  const auto& kernels = cpu::kernels<FusedMLPKernels<T>>();
   constexpr int64_t kWindows = 40, kSteps = 3;
   std::mt19937 random(1);
   std::normal_distribution<double> normal;
@@ -56,7 +57,7 @@ bool take_steps(const MLPSizes& sizes, int64_t batch_size, bool momentum) {
   const auto x = indices(kWindows * K, V), y = indices(kWindows, V);
   const auto minibatches = indices(kSteps * batch_size, kWindows);
 
-  const auto bytes = static_cast<std::size_t>(kernels.fused_mlp_workspace(sizes, batch_size));
+  const auto bytes = static_cast<std::size_t>(kernels.workspace(sizes, batch_size));
   const auto free = [](void* memory) { ::operator delete(memory, std::align_val_t(64)); };
   const std::unique_ptr<void, decltype(free)> workspace(::operator new(bytes, std::align_val_t(64)),
                                                         free);
@@ -68,8 +69,8 @@ bool take_steps(const MLPSizes& sizes, int64_t batch_size, bool momentum) {
   const MLPDescent<T> descent{kSteps, lr.data(), momentum ? 0.9 : 0.0, 1e-3,
                               momentum ? arrays[1] : MLPArrays<T>{}};
   std::vector<T> losses(kSteps);
-  kernels.fused_mlp_train(task, descent, losses.data());
-  bool finite = std::isfinite(kernels.fused_mlp_loss_and_gradients(task, arrays[2]));
+  kernels.train(task, descent, losses.data());
+  bool finite = std::isfinite(kernels.loss_and_gradients(task, arrays[2]));
   for (const T loss : losses) {
     finite = finite && std::isfinite(loss);
   }
@@ -80,7 +81,7 @@ bool take_steps(const MLPSizes& sizes, int64_t batch_size, bool momentum) {
 // the first, so that narrow types need no conversion.
 template <typename T>
 void batch_norm(const ChannelShape& shape, Activation activation, bool training, T value, T first) {
-  const Kernels<T>& kernels = cpu::kernels<T>();
+  const auto& kernels = cpu::kernels<BatchNormKernels<T>>();
   const auto elements = static_cast<std::size_t>(shape.elements());
   std::vector<T> x(elements, value), y(elements), dx(elements);
   x[0] = first;
@@ -94,11 +95,11 @@ void batch_norm(const ChannelShape& shape, Activation activation, bool training,
   std::vector<double> statistics(3 * shape.channels, 1.0);
   const BatchNormArguments<T> arguments{shape,    read(x), weight.data(), nullptr,
                                         training, 0,       1e-5,          activation};
-  kernels.batch_norm_forward(arguments, statistics.data(), view(y));
+  kernels.forward(arguments, statistics.data(), view(y));
   const BatchNormGradients<T> gradients{
       read(x), activation == Activation::none ? ChannelView<const T>{} : read(y), view(dx),
       grad_weight.data(), grad_bias.data()};
-  kernels.batch_norm_backward(arguments, statistics.data(), gradients);
+  kernels.backward(arguments, statistics.data(), gradients);
 }
 
 void batch_norms() {
@@ -138,5 +139,5 @@ int main() {
     }
   }
   batch_norms();
-  std::printf("%s: no error\n", capability());
+  std::printf("%s: no error\n", capability_name());
 }
