@@ -3,7 +3,7 @@
 Both find the loss and its gradients and descend along them; what they are given has been checked.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -143,7 +143,8 @@ class GraphSteps:
 
         if x.device.type != "cuda":
             return step
-        key = (_addresses(self._parameters), x.data_ptr(), y.data_ptr(), batch_size, descent)
+        memory = _addresses((*self._parameters, *(self._buffers or ()), x, y))
+        key = (memory, batch_size, descent)
         if self._captured_for != key:
             self._captured = _capture(step, self, x, y, batch_size)
             self._captured_for, self._kept = key, (x, y)  # the graph reads their memory
@@ -196,5 +197,5 @@ def _empty_gradients(parameters: Parameters) -> Parameters:
     return Parameters(*(torch.empty_like(p, requires_grad=False) for p in parameters))
 
 
-def _addresses(tensors: Parameters) -> list[int]:
+def _addresses(tensors: Iterable[Tensor]) -> list[int]:
     return [tensor.data_ptr() for tensor in tensors]

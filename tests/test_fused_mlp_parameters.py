@@ -124,6 +124,13 @@ def test_bad_windows(case, kind, message, call):
     assert_raises_and_changes_nothing(lambda network: call(network, *case), kind, message)
 
 
+def test_a_network_of_too_small_a_vocabulary_is_told_before_the_first_step():
+    message = f"got {X.min()} to 31: a network for them has a vocabulary of 32"
+    of_32 = X.clone()
+    of_32[-1, -1] = 31
+    assert_raises_and_changes_nothing(lambda network: train(network, of_32, Y), IndexError, message)
+
+
 @pytest.mark.parametrize("call", ["step", "loss_and_gradients"])
 def test_one_window_has_no_variance(call):
     assert_raises_and_changes_nothing(
