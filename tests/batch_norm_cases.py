@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from support import error, seeded, spacing
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -33,7 +34,7 @@ class Case:
         parameter_dtype: torch.dtype | None = None,
         seed: int = 0,
     ):
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded(seed)
 
         def draw(*size: int) -> Tensor:
             return torch.randn(size, dtype=torch.float64, generator=generator)
@@ -52,6 +53,13 @@ class Case:
 
     def contiguous(self) -> "Case":
         return self._changed(Tensor.contiguous)
+
+    def leave_out_kinks(self, training: bool) -> None:
+        """No gradient comes from where rounding decides on which side of relu's kink z is."""
+        exact = self.double()
+        running = exact.running_mean.clone(), exact.running_var.clone()
+        z = F.batch_norm(exact.input, *running, exact.weight, exact.bias, training)
+        self.grad_output = self.grad_output.where(~(z.abs() < 1e-3), 0)
 
     def _changed(self, change: Callable[[Tensor], Tensor]) -> "Case":
         other = object.__new__(Case)
@@ -99,3 +107,66 @@ def step_by_step(
             running_var.lerp_(input.var(beside, correction=1), momentum)
     normalized = (input - spread(mean)) / (spread(var) + eps).sqrt()
     return ACTIVATIONS[activation](normalized * spread(weight) + spread(bias))
+
+
+# What roundings may cost, in half ulps of the type computed in, relative to the terms of a result:
+#
+#   statistics, on average over the elements: a difference from the centre 1, the sum of a pair 1,
+#     so the mean 2 of a standard deviation; a square 3 and a pair 1, so invstd, of their root, 2
+#   output: difference, factor and product 3, invstd 2, mean 2, bias 1; tanh 3
+#   gradients of weight and bias: difference, product and pair 3. In a sum they are a random walk,
+#     which stays below 3 times the root of the sum of the terms' squares; invstd 2
+#   gradient of the input: two differences, factor and product 4, invstd 2; in what is fed back a
+#     product 1, and the sums' own
+#
+# and the last rounding, to the result's dtype.
+ROUNDINGS = 12
+
+
+def terms(
+    case: Case, training: bool, *, correction: int = 0, momentum: float = 0.1
+) -> list[Tensor]:
+    """The magnitudes in float64 of what the results of `Case.run` are made of."""
+    exact = case.double()
+    input, grad, weight = exact.input, exact.grad_output.abs(), exact.weight.abs()
+    beside = [dim for dim in range(input.dim()) if dim != 1]
+
+    def spread(vector: Tensor) -> Tensor:
+        return vector.view(-1, *[1] * (input.dim() - 2))
+
+    running = mean, var = exact.running_mean, exact.running_var
+    if training:
+        var, mean = torch.var_mean(input, beside, correction=correction)
+        running = (
+            running[0].abs().lerp(mean.abs() + var.sqrt(), momentum),
+            running[1].lerp(input.var(beside, correction=1), momentum),
+        )
+    distance = (input - spread(mean)).abs()
+    if case.input.dtype == torch.float64:  # which is not wide enough for the mean of its kind
+        distance = input.abs() + spread(mean).abs()
+    invstd = (var + 1e-5).rsqrt()
+    normalized = distance * spread(invstd)
+    fed_back = 0.0
+    if training:
+        fed_back = spread(grad.mean(beside)) + normalized * spread((grad * normalized).mean(beside))
+    return [
+        normalized * spread(weight) + spread(exact.bias.abs()),
+        spread(weight * invstd) * (grad + fed_back),
+        (grad * normalized).square().sum(beside).sqrt(),
+        grad.square().sum(beside).sqrt(),
+        *running,
+    ]
+
+
+def assert_few_roundings(
+    results: list[Tensor], truths: list[Tensor], case: Case, training: bool, correction: int = 0
+) -> None:
+    """Holds the results of `case.run` to ROUNDINGS, or as many of them as there are truths."""
+    compute = torch.promote_types(case.input.dtype, torch.float32)
+    roundings = ROUNDINGS
+    if compute == torch.float64:  # sums are no wider than their terms, nor is the truth
+        roundings = 2 * (ROUNDINGS + (case.input.numel() / case.input.shape[1]) ** 0.5)
+    magnitudes = terms(case, training, correction=correction)
+    for result, truth, magnitude in zip(results, truths, magnitudes, strict=True):
+        limit = spacing(truth, result.dtype) + roundings * spacing(magnitude, compute)
+        assert error(result, truth) <= limit

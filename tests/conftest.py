@@ -13,6 +13,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", type=int, default=0, metavar="N", help="draw other data for each N")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    import support  # imports torch, for which the environment is set above
+
+    support.seed_shift = config.getoption("--seed")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest comes first, so that no process is left with it at the end."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)

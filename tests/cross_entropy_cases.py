@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
+from support import seeded
 from torch import Tensor
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -29,12 +31,12 @@ PROBABILITY_OPTIONS = {
 
 
 def logits(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     return (torch.randn(shape, dtype=torch.float64, generator=generator) * 3).to(dtype)
 
 
 def indices(shape: tuple[int, ...], dtype: torch.dtype = torch.int64, seed: int = 1) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     classes = shape[0] if len(shape) == 1 else shape[1]
     rows = () if len(shape) == 1 else (shape[0], *shape[2:])
     return torch.randint(0, classes, rows, generator=generator).to(dtype)
@@ -48,9 +50,21 @@ def with_weight(options: dict, shape: tuple[int, ...], dtype: torch.dtype) -> di
     """The options with the weights of the classes where they ask for some."""
     if not options.get("weight"):
         return options
-    generator = torch.Generator().manual_seed(2)
+    generator = seeded(2)
     classes = shape[0] if len(shape) == 1 else shape[1]
     return {**options, "weight": (torch.rand(classes, generator=generator) + 0.5).to(dtype)}
+
+
+TARGETS: dict[str, tuple[Callable[..., Tensor], dict[str, dict]]] = {
+    "indices": (lambda shape, dtype, seed=1: indices(shape, seed=seed), OPTIONS),
+    "probabilities": (probabilities, PROBABILITY_OPTIONS),
+}
+CASES = [
+    pytest.param(make_target, options, shape, id=f"{kind}-{name}-{'x'.join(map(str, shape))}")
+    for kind, (make_target, table) in TARGETS.items()
+    for name, options in table.items()
+    for shape in SHAPES
+]
 
 
 def doubled(options: dict) -> dict:
@@ -66,5 +80,6 @@ def loss_and_gradient(
 ) -> tuple[Tensor, Tensor]:
     input = input.detach().requires_grad_()
     loss = function(input, target, **options)
-    grad_output = torch.linspace(0.5, 2, loss.numel()).to(loss.dtype).view(loss.shape)
+    grad_output = torch.linspace(0.5, 2, loss.numel()).bfloat16()  # the same in every dtype
+    grad_output = grad_output.to(loss.dtype).view(loss.shape)
     return loss.detach(), torch.autograd.grad(loss, input, grad_output)[0]

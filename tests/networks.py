@@ -1,6 +1,7 @@
 """What the tests of FusedMLP share: a network, windows for it, and its state."""
 
 import torch
+from support import seeded
 from torch import Tensor
 
 import makemore_ext as mx
@@ -11,7 +12,7 @@ FLOAT32, FLOAT64 = torch.float32, torch.float64
 
 def make(sizes=(27, 3, 10, 24), dtype=FLOAT64, seed=3, **options) -> mx.FusedMLP:
     """A network away from its start."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     network = mx.FusedMLP(*sizes, dtype=dtype, generator=generator, **options)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -20,7 +21,7 @@ def make(sizes=(27, 3, 10, 24), dtype=FLOAT64, seed=3, **options) -> mx.FusedMLP
 
 
 def windows(sizes=(27, 3, 10, 24), count: int = 32, seed: int = 4) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     vocabulary, context, _, _ = sizes
     x = torch.randint(vocabulary, (count, context), generator=generator)
     return x, torch.randint(vocabulary, (count,), generator=generator)

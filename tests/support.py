@@ -1,4 +1,4 @@
-"""What the tests of several operations share: memory layouts, threads and distance from truth."""
+"""What the tests of several operations share: data, layouts, threads and distance from truth."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,6 +54,14 @@ ND_LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+seed_shift = 0  # what `pytest --seed` says
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    """Where a test draws its data from: with every `--seed` from somewhere else."""
+    return torch.Generator().manual_seed(seed + 1_000_003 * seed_shift)
+
+
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """Runs the body with `count` threads of torch's pool."""
@@ -73,3 +81,14 @@ def error(value: Tensor, truth: Tensor) -> float:
 def spacing(truth: Tensor, dtype: torch.dtype) -> float:
     """The rounding error that no result in `dtype` can avoid: half a unit in the last place."""
     return truth.abs().max().item() * torch.finfo(dtype).eps / 2 if truth.numel() else 0.0
+
+
+def mean_error(value: Tensor, truth: Tensor, size: Tensor | None = None) -> float:
+    """The mean distance from a float64 truth, in units of the `spacing` of `size` or the truth.
+
+    No element counts for more than 100, so that one that is lost altogether hides no other.
+    """
+    finite = truth.isfinite()
+    unit = spacing(truth[finite] if size is None else size, value.dtype)
+    errors = (value.double() - truth)[finite].abs()
+    return (errors / unit).clamp(max=100).mean().item() if unit else errors.sum().item()

@@ -2,7 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import LAYOUTS, error, threads
+from support import LAYOUTS, error, seeded, spacing, threads
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,7 +14,7 @@ DTYPES = (torch.float32, torch.float64)
 def make(
     shape: tuple[int, ...], vocabulary: int, features: int, dtype: torch.dtype, seed: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     input = torch.randint(0, vocabulary, shape, generator=generator)
     weight = torch.randn(vocabulary, features, dtype=dtype, generator=generator)
     grad_output = torch.randn(*shape, features, dtype=dtype, generator=generator)
@@ -38,15 +38,13 @@ def test_agrees_with_torch(shape, vocabulary, features, dtype):
     torch.testing.assert_close(ours, output_and_gradient(F.embedding, *case))
 
 
-def test_a_row_used_often_is_summed_at_least_as_exactly_as_torch():
+def test_a_row_used_often_is_rounded_once():
     input, weight, grad_output = make((50_000,), 2, 8, torch.float32)
     grad_output = grad_output.abs()
-    (_, ours), (_, theirs) = (
-        output_and_gradient(function, input, weight, grad_output)
-        for function in (mx.embedding, F.embedding)
-    )
+    _, actual = output_and_gradient(mx.embedding, input, weight, grad_output)
     _, truth = output_and_gradient(F.embedding, input, weight.double(), grad_output.double())
-    assert error(ours, truth) <= error(theirs, truth)
+    # The sum itself is in double, where 25,000 roundings are nothing beside this one.
+    assert error(actual, truth) <= 1.001 * spacing(truth, torch.float32)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)

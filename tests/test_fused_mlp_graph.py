@@ -4,6 +4,7 @@ what is right; the rest needs a device."""
 import pytest
 import torch
 from networks import FLOAT32, FLOAT64, clone, make, windows
+from support import seeded
 from torch import Tensor
 
 import makemore_ext as mx
@@ -28,7 +29,7 @@ def graph_steps(parameters: Parameters, momentum: float) -> GraphSteps:
 
 
 def minibatches(steps: int, batch_size: int, windows: int) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded()
     return torch.randint(windows, (steps, batch_size), generator=generator)
 
 
@@ -72,7 +73,7 @@ def test_trains_on_a_device_as_on_the_cpu(descent, dtype):
             *SIZES, dtype=dtype, device=device, momentum=momentum, weight_decay=weight_decay
         )
         x, y = (tensor.to(device) for tensor in windows(SIZES, 200))
-        generator = torch.Generator().manual_seed(0)
+        generator = seeded()
         losses = network.train(x, y, steps=50, batch_size=32, lr=0.1, generator=generator)
         results.append((losses, *(p.detach().cpu() for p in network.parameters())))
     tolerance = 1e-9 if dtype is FLOAT64 else 1e-3

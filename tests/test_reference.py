@@ -1,11 +1,13 @@
 import math
 from copy import deepcopy
+from functools import cache
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import seeded
 from torch.testing import assert_close
 
 from makemore_ext import reference
@@ -33,9 +35,19 @@ shapes = given(
 examples = settings(max_examples=50, deadline=None, derandomize=True)
 
 
-def network(n, hidden, dtype, *, output_scale=1.0, vocabulary_size=27, context=3, dimensions=10):
+def network(
+    n,
+    hidden,
+    dtype,
+    *,
+    output_scale=1.0,
+    vocabulary_size=27,
+    context=3,
+    dimensions=10,
+    seed=2147483647,
+):
     """A random network with every parameter in play, and a minibatch."""
-    generator = torch.Generator().manual_seed(2147483647)
+    generator = seeded(seed)
 
     def normal(*shape):
         return torch.randn(shape, generator=generator, dtype=dtype)
@@ -55,12 +67,28 @@ def network(n, hidden, dtype, *, output_scale=1.0, vocabulary_size=27, context=3
     return parameters, x, y
 
 
+@cache
+def squared_errors(hidden):
+    """Of every gradient by hand and by autograd, in float32 over 20 draws."""
+    total = {name: torch.zeros(2, dtype=torch.float64) for name in GRADIENTS}
+    for seed in range(20):
+        parameters, *given = network(32, hidden, torch.float32, output_scale=0.01, seed=seed)
+        _, steps, by_autograd = differentiate(parameters, *given)
+        by_hand = reference.backward(parameters, *given, steps)
+        exact = Parameters(*(parameter.double() for parameter in parameters))
+        truth = differentiate(exact, *given).gradients
+        for name in GRADIENTS:
+            errors = [found[name].double() - truth[name] for found in (by_hand, by_autograd)]
+            total[name] += torch.stack(errors).square().flatten(1).sum(1)
+    return total
+
+
 def normal(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    return torch.randn(shape, generator=seeded(seed), dtype=dtype)
 
 
 def integers(high, *shape, seed=0):
-    return torch.randint(0, high, shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randint(0, high, shape, generator=seeded(seed))
 
 
 class TestForward:
@@ -114,12 +142,15 @@ class TestBackward:
         found = reference.backward(*given, steps)
         assert_close(found[name], expected[name], rtol=0, atol=1e-8)
 
-    @pytest.mark.parametrize("name", GRADIENTS[: GRADIENTS.index("hpreact")])
-    def test_gradient_is_exact_up_to_tanh(self, name):
-        # Up to there every formula rounds as autograd's does; tanh' may be contracted to one FMA.
-        given = network(32, 64, torch.float32, output_scale=0.01)
-        _, steps, expected = differentiate(*given)
-        assert torch.equal(reference.backward(*given, steps)[name], expected[name])
+    @pytest.mark.parametrize("hidden", [64, 200])
+    @pytest.mark.parametrize("name", GRADIENTS)
+    def test_no_further_from_the_truth_than_autograd_in_float32(self, name, hidden):
+        """On average over draws: the formulas round as often as autograd's.
+
+        The margin is for what autograd may contract, as 1 - h² in the gradient of tanh.
+        """
+        ours, theirs = squared_errors(hidden)[name]
+        assert ours <= 1.1**2 * theirs
 
     def test_of_equal_maxima_the_one_of_max_gets_the_gradient(self):
         parameters, x, y = network(4, 8, torch.float64)
@@ -169,14 +200,14 @@ class TestCrossEntropy:
     @forms
     @pytest.mark.parametrize("n", [1, 2, 32, 33])
     @pytest.mark.parametrize("vocabulary_size", [1, 2, 27])
-    @pytest.mark.parametrize(
-        ("dtype", "tolerance"), [(torch.float32, 1e-7), (torch.float64, 1e-15)]
-    )
-    def test_equals_autograd(self, backward, n, vocabulary_size, dtype, tolerance):
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_equals_autograd(self, backward, n, vocabulary_size, dtype):
         logits = 3 * normal(n, vocabulary_size, dtype=dtype)
         target = integers(vocabulary_size, n)
         logits.requires_grad_()
         (expected,) = torch.autograd.grad(F.cross_entropy(logits, target), logits)
+        # Either is of a probability: exponential, sum and quotient, half an ulp of 1 each or less.
+        tolerance = 8 * torch.finfo(dtype).eps / n
         assert_close(backward(logits.detach(), target), expected, rtol=0, atol=tolerance)
 
     @forms
@@ -225,25 +256,25 @@ class TestBatchNorm:
         found = reference.batch_norm_forward(steps["hprebn"], parameters.bngain, parameters.bnbias)
         assert_close(found, steps["hpreact"], rtol=1e-12, atol=1e-12)
 
+    @staticmethod
+    def tolerance(dhpreact, hprebn, bngain):
+        """Eight half ulps of the largest term that there may be, and of x - mean those of x."""
+        deviation = (hprebn.var(0) + reference.EPS).sqrt()
+        magnified = (hprebn.abs() / deviation).max().clamp(min=1)
+        terms = (bngain / deviation).abs().max() * dhpreact.abs().max()
+        return (4 * torch.finfo(hprebn.dtype).eps * magnified * terms).item()
+
     @forms
-    @pytest.mark.parametrize(
-        ("n", "hidden", "dtype", "tolerance"),
-        [
-            (2, 5, torch.float64, 1e-12),
-            (32, 64, torch.float64, 1e-14),
-            (33, 200, torch.float64, 1e-14),
-            (40, 1, torch.float64, 1e-14),
-            (32, 64, torch.float32, 2e-6),
-        ],
-    )
-    def test_equals_autograd(self, backward, n, hidden, dtype, tolerance):
+    @sizes
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_equals_autograd(self, backward, n, hidden, dtype):
         hprebn, dhpreact = normal(n, hidden, dtype=dtype), normal(n, hidden, seed=1, dtype=dtype)
         bngain, bnbias = normal(hidden, seed=2, dtype=dtype), normal(hidden, seed=3, dtype=dtype)
         hprebn.requires_grad_()
         hpreact = reference.batch_norm_forward(hprebn, bngain, bnbias)
         (expected,) = torch.autograd.grad(hpreact, hprebn, dhpreact)
-        found = backward(dhpreact, hprebn.detach(), bngain)
-        assert_close(found, expected, rtol=0, atol=tolerance)
+        given = dhpreact, hprebn.detach(), bngain
+        assert_close(backward(*given), expected, rtol=0, atol=self.tolerance(*given))
 
     @forms
     @pytest.mark.parametrize("eps", [1e-5, 0.5])
@@ -265,18 +296,18 @@ class TestBatchNorm:
     @examples
     @shapes
     def test_forms_agree(self, n, width, seed):
-        dhpreact, hprebn = normal(n, width, seed=seed), normal(n, width, seed=seed + 1)
-        closed = reference.batch_norm_backward(dhpreact, hprebn, normal(width))
-        broadcast = reference.batch_norm_backward_broadcast(dhpreact, hprebn, normal(width))
-        # Where the variance of a column is near 0, gradients grow up to eps^-0.5 = 300.
-        assert_close(broadcast, closed, rtol=0, atol=300 * 1e-14)
+        given = normal(n, width, seed=seed), normal(n, width, seed=seed + 1), normal(width)
+        closed = reference.batch_norm_backward(*given)
+        broadcast = reference.batch_norm_backward_broadcast(*given)
+        assert_close(broadcast, closed, rtol=0, atol=self.tolerance(*given))
 
 
 class TestEmbedding:
     @pytest.mark.parametrize(("n", "context"), [(1, 1), (2, 3), (32, 3), (33, 8)])
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_forms_agree(self, n, context, dtype):
-        demb, x = normal(n, context, 10, dtype=dtype), integers(27, n, context)
+        # Sums of integers are exact in any order.
+        demb, x = integers(1000, n, context, 10).to(dtype), integers(27, n, context)
         loop = reference.embedding_backward_loop(demb, x, 27)
         assert torch.equal(reference.embedding_backward(demb, x, 27), loop)
 
@@ -288,9 +319,9 @@ class TestEmbedding:
     )
     def test_any_shape_equals_autograd(self, shape, dimensions, seed):
         C = normal(5, dimensions, seed=seed).requires_grad_()
-        x, demb = integers(5, *shape, seed=seed), normal(*shape, dimensions, seed=seed)
-        (expected,) = torch.autograd.grad(C[x], C, demb)
-        assert_close(reference.embedding_backward(demb, x, 5), expected, rtol=0, atol=1e-14)
+        x, demb = integers(5, *shape, seed=seed), integers(1000, *shape, dimensions, seed=seed)
+        (expected,) = torch.autograd.grad(C[x], C, demb.to(C.dtype))
+        assert torch.equal(reference.embedding_backward(demb.to(C.dtype), x, 5), expected)
 
     def test_unused_rows_are_zero(self):
         dC = reference.embedding_backward(torch.ones(2, 1, 1), torch.tensor([[1], [1]]), 3)

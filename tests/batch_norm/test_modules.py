@@ -5,6 +5,7 @@ import io
 
 import pytest
 import torch
+from support import seeded
 from torch import nn
 
 import makemore_ext as mx
@@ -30,7 +31,7 @@ options_table = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS
 
 
 def train(module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, steps: int) -> list:
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded()
     optimizer = None
     if list(module.parameters()):
         optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
@@ -100,7 +101,7 @@ def test_checkpoint_of_version_1():
 @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
 def test_copies(how):
     module = mx.BatchNorm2d(5, correction=1, activation="relu", momentum=None)
-    input = torch.randn(4, 5, 3, 3, generator=torch.Generator().manual_seed(0))
+    input = torch.randn(4, 5, 3, 3, generator=seeded())
     module(input)
     if how == "deepcopy":
         other = copy.deepcopy(module)
@@ -117,7 +118,7 @@ def test_copies(how):
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 def test_keywords_are_those_of_the_function(activation):
     module = mx.BatchNorm1d(5, correction=1, activation=activation)
-    input = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
+    input = torch.randn(8, 5, generator=seeded())
     expected = mx.batch_norm(
         input,
         torch.zeros(5),
@@ -154,7 +155,7 @@ def test_switching_tracking_off_later_as_torch():
     for kind in (mx.BatchNorm1d, nn.BatchNorm1d):
         module = kind(5)
         module.track_running_stats = False
-        input = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
+        input = torch.randn(8, 5, generator=seeded())
         outputs = [module(input)]
         module.eval()
         results.append([*outputs, module(input), module.running_mean])
@@ -171,7 +172,7 @@ def test_compile(mode):
         function = (
             torch.compile(module, fullgraph=True, backend="aot_eager") if compiled else module
         )
-        input = torch.randn(8, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
+        input = torch.randn(8, 5, generator=seeded(), requires_grad=True)
         output = function(input)
         output.square().sum().backward()
         results.append([output, input.grad, *module.state_dict().values()])

@@ -1,17 +1,17 @@
-"""Values, gradients and running statistics, against torch and against float64 truth."""
+"""Values, gradients and running statistics, against torch. Of their errors see test_accuracy.py."""
 
 import pytest
 import torch
 from batch_norm_cases import (
     ACTIVATIONS,
-    DTYPES,
     SHAPES,
     WIDE,
     Case,
     step_by_step,
+    terms,
     torch_batch_norm,
 )
-from support import error, spacing
+from support import error, seeded, spacing
 from torch.nn import functional as F
 
 import makemore_ext as mx
@@ -19,19 +19,14 @@ import makemore_ext as mx
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 training_or_not = pytest.mark.parametrize("training", [True, False])
 activations = pytest.mark.parametrize("activation", ACTIVATIONS)
-PARAMETERS = [
-    *[pytest.param(dtype, dtype, id=str(dtype)) for dtype in DTYPES],
-    *[pytest.param(dtype, torch.float32, id=f"{dtype} mixed") for dtype in DTYPES[:2]],
-]
 
 
-# Torch's own error grows with the sum that a gradient of weight or bias is: its tolerances are
-# right for what is of order 1.
-def check_close(ours, theirs, truth):
-    for mine, other, true in zip(ours, theirs, truth, strict=True):
+# Torch's tolerances are right for what is made of terms of order 1.
+def check_close(ours, theirs, sizes):
+    for mine, other, size in zip(ours, theirs, sizes, strict=True):
         assert mine.dtype == other.dtype
-        scale = max(1.0, true.abs().max().item()) if true.numel() else 1.0
-        torch.testing.assert_close(mine / scale, other / scale, equal_nan=True)
+        scale = size.max().item()
+        torch.testing.assert_close(mine / scale, other / scale)
 
 
 @shapes
@@ -40,42 +35,11 @@ def check_close(ours, theirs, truth):
 @pytest.mark.parametrize("dtype", WIDE)
 def test_agrees_with_torch(shape, activation, training, dtype):
     case = Case(shape, dtype)
-    options = {"activation": activation}
-    truth = case.double().run(torch_batch_norm, training, **options)
-    ours = case.run(mx.batch_norm, training, **options)
-    check_close(ours, case.run(torch_batch_norm, training, **options), truth)
-
-
-@shapes
-@training_or_not
-@pytest.mark.parametrize(("dtype", "parameter_dtype"), PARAMETERS[:3] + PARAMETERS[4:])
-def test_at_least_as_close_to_the_truth_as_torch(shape, training, dtype, parameter_dtype):
-    case = Case(shape, dtype, parameter_dtype=parameter_dtype)
-    truth = case.double().run(F.batch_norm, training)
-    ours = case.run(mx.batch_norm, training)
-    theirs = case.run(F.batch_norm, training)
-    for mine, other, true in zip(ours, theirs, truth, strict=True):
-        assert mine.dtype == other.dtype
-        assert error(mine, true) <= max(error(other, true), 3 * spacing(true, mine.dtype))
-
-
-@pytest.mark.parametrize("shape", SHAPES[1::2], ids=str)
-@activations
-@pytest.mark.parametrize("correction", [0, 1])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_agrees_with_the_formula_for_either_correction(shape, activation, correction, dtype):
-    options = {"activation": activation, "correction": correction}
-    case = Case(shape, dtype)
-    ours = case.run(mx.batch_norm, True, **options)
-    truth = case.double().run(step_by_step, True, **options)
-    if activation is not None:
-        # Backward works from the output as it was rounded: where the slope is steep in it, that
-        # rounding shows, and relu's slope at 0 is either.
-        ours, truth = [ours[0], *ours[4:]], [truth[0], *truth[4:]]
-    # Sums that all but cancel keep the roundings of their terms; in float64 so does the truth.
-    least = {torch.float32: 1e-6, torch.float64: 1e-13}.get(dtype, 1e-5)
-    for mine, true in zip(ours, truth, strict=True):
-        assert error(mine, true) <= max(8 * spacing(true, dtype), least)
+    if activation == "relu":
+        case.leave_out_kinks(training)
+    ours = case.run(mx.batch_norm, training, activation=activation)
+    theirs = case.run(torch_batch_norm, training, activation=activation)
+    check_close(ours, theirs, terms(case, training))
 
 
 @pytest.mark.parametrize("correction", [0, 1])
@@ -85,49 +49,6 @@ def test_running_variance_is_unbiased_whatever_the_correction(correction):
     flat = case.input.transpose(0, 1).flatten(1)
     torch.testing.assert_close(mean, 0.75 * case.running_mean + 0.25 * flat.mean(1))
     torch.testing.assert_close(var, 0.75 * case.running_var + 0.25 * flat.var(1, correction=1))
-
-
-OFFSETS = (0.0, 1e3, 1e4, 1e6)
-OFFSET_SHAPES = ((4096, 24), (16, 8, 16, 16), (64, 8, 3))
-
-
-@pytest.mark.parametrize("offset", OFFSETS)
-@pytest.mark.parametrize("shape", OFFSET_SHAPES, ids=str)
-@training_or_not
-def test_an_offset_costs_no_more_than_in_torch(offset, shape, training):
-    case = Case(shape, torch.float32, offset)
-    truth = case.double().run(F.batch_norm, training)
-    ours = case.run(mx.batch_norm, training)
-    theirs = case.run(F.batch_norm, training)
-    for mine, other, true in zip(ours, theirs, truth, strict=True):
-        assert error(mine, true) <= max(error(other, true), 3 * spacing(true, torch.float32))
-
-
-@pytest.mark.parametrize("offset", OFFSETS)
-@pytest.mark.parametrize("shape", OFFSET_SHAPES, ids=str)
-def test_an_offset_costs_no_digits(offset, shape):
-    # Torch is off by 4e-3 at 1e4: the mean is only known to 5e-4 in float32.
-    case = Case(shape, torch.float32, offset)
-    ours = case.run(mx.batch_norm, True)
-    truth = case.double().run(F.batch_norm, True)
-    for mine, true in zip(ours[:4], truth[:4], strict=True):
-        assert error(mine, true) <= 4 * spacing(true, torch.float32)
-
-
-OUTLIERS = {"first": slice(0, 1), "last": slice(-1, None), "sampled": slice(None, None, 128)}
-
-
-@pytest.mark.parametrize("where", OUTLIERS.values(), ids=OUTLIERS)
-@pytest.mark.parametrize("value", [1e4, 1e6])
-@pytest.mark.parametrize("shape", [(1024, 8), (1024, 8, 100)], ids=str)
-def test_outliers_cost_no_digits(where, value, shape):
-    # Where the rows that the centre is guessed from are all far off, it is guessed again.
-    case = Case(shape, torch.float32)
-    case.input[where] = value
-    ours = case.run(mx.batch_norm, True)
-    truth = case.double().run(F.batch_norm, True)
-    for mine, true in zip(ours[:2], truth[:2], strict=True):
-        assert error(mine, true) <= 4 * spacing(true, torch.float32)
 
 
 EXTREMES = {
@@ -145,7 +66,7 @@ EXTREMES = {
 @pytest.mark.parametrize("shape", [(64, 5), (40, 5, 3), (4, 5, 100), (3000, 5)], ids=str)
 @activations
 def test_no_overflow_where_the_result_is_finite(shape, dtype, mean, scale, activation):
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded()
     unit = torch.rand(shape, dtype=torch.float64, generator=generator) * 2 - 1
     case = Case(shape, dtype, parameter_dtype=torch.promote_types(dtype, torch.float32))
     case.input = (unit * (scale / 4) + mean).to(dtype)
@@ -175,6 +96,8 @@ def test_frozen_statistics_near_the_limit():
 def test_a_channel_that_is_not_finite_spoils_itself_alone(shape, activation, value):
     case = Case(shape, torch.float32)
     case.input[3, 5] = value
+    if activation == "relu":
+        case.leave_out_kinks(True)
     ours = case.run(mx.batch_norm, True, activation=activation)
     theirs = case.run(torch_batch_norm, True, activation=activation)
     for mine, other in zip(ours, theirs, strict=True):
@@ -227,6 +150,8 @@ NEEDED = ([0], [1], [2], [1, 2], [0, 2])
 @activations
 def test_gradients_of_what_needs_them(needed, shape, training, activation):
     case = Case(shape, torch.float32)
+    if activation == "relu":
+        case.leave_out_kinks(training)
     results = []
     for function in (mx.batch_norm, torch_batch_norm):
         tensors = [t.detach() for t in (case.input, case.weight, case.bias)]
@@ -309,7 +234,7 @@ def test_autocast_as_torch(dtype, parameter_dtype):
         torch.testing.assert_close(mine, other, rtol=2e-2, atol=2e-2)
 
 
-INPUT = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+INPUT = torch.randn(4, 3, generator=seeded())
 ONES = torch.ones(3)
 BAD = {
     "one value per channel": {"input": INPUT[:1]},

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from cross_entropy_cases import indices, logits, probabilities
+from support import seeded
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional as F
@@ -42,12 +43,20 @@ def class_weight(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> 
     return torch.linspace(0.5, 1.5, shape[0] if len(shape) == 1 else shape[1], dtype=dtype)
 
 
+def make_target(kind: str, shape: tuple[int, ...], seed: int = 1) -> Tensor:
+    if kind == "probabilities":
+        return probabilities(shape, torch.float64, seed)
+    target = indices(shape, seed=seed)
+    target.view(-1)[0] = 2  # not all of them are ignored
+    return target
+
+
 @checks
 @shapes
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_input(options, weighted, shape, check):
-    target = indices(shape)
+    target = make_target("indices", shape)
     weight = class_weight(shape) if weighted else None
     input = logits(shape, torch.float64).requires_grad_()
     assert check(lambda x: mx.cross_entropy(x, target, weight, **options), (input,))
@@ -188,12 +197,6 @@ samples = pytest.mark.parametrize("shape", SAMPLES.values(), ids=SAMPLES)
 kinds = pytest.mark.parametrize("kind", ["indices", "probabilities"])
 
 
-def make_target(kind: str, shape: tuple[int, ...], seed: int = 1) -> Tensor:
-    if kind == "indices":
-        return indices(shape, seed=seed)
-    return probabilities(shape, torch.float64, seed)
-
-
 def skip_unsupported(kind: str, options: dict) -> None:
     if kind == "probabilities" and "ignore_index" in options:
         pytest.skip("ignore_index is for class indices")
@@ -254,7 +257,7 @@ IN_DIMS = {
 @pytest.mark.parametrize("in_dims", IN_DIMS.values(), ids=IN_DIMS)
 def test_vmap(in_dims, reduction, shape, kind):
     inputs, targets = batch(kind, shape)
-    weights = torch.rand(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weights = torch.rand(3, 5, dtype=torch.float64, generator=seeded())
     stacked = [
         tensor[0] if dim is None else tensor.movedim(0, dim)
         for tensor, dim in zip((inputs, targets, weights), in_dims, strict=True)
@@ -280,7 +283,7 @@ def test_vmap(in_dims, reduction, shape, kind):
 @pytest.mark.parametrize("in_dims", IN_DIMS.values(), ids=IN_DIMS)
 def test_vmap_of_gradients(in_dims, kind):
     inputs, targets = batch(kind, (4, 5))
-    weights = torch.rand(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weights = torch.rand(3, 5, dtype=torch.float64, generator=seeded())
     stacked = [
         tensor[0] if dim is None else tensor.movedim(0, dim)
         for tensor, dim in zip((inputs, targets, weights), in_dims, strict=True)

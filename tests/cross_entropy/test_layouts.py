@@ -16,7 +16,7 @@ from cross_entropy_cases import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import LAYOUTS
+from support import LAYOUTS, seeded
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -104,7 +104,7 @@ def test_layouts_of_indices(arrange, layout, narrow):
 )
 @pytest.mark.parametrize("kind", [torch.int64, torch.uint8, torch.float32])
 def test_layouts_of_a_single_row(kind, strides):
-    input = torch.randn(200, generator=torch.Generator().manual_seed(0)).as_strided((27,), strides)
+    input = torch.randn(200, generator=seeded()).as_strided((27,), strides)
     target = probabilities((27,), kind) if kind.is_floating_point else indices((27,), kind)
     check_against_torch(input, target)
 
@@ -176,7 +176,7 @@ def test_sum_of_unreduced_losses():
 def test_nothing_given_is_changed(layout, reduction, kind):
     shape = (2, 21, 6, 17)
     target = indices(shape) if kind == "indices" else probabilities(shape, torch.float32)
-    weight = torch.rand(21, generator=torch.Generator().manual_seed(0))
+    weight = torch.rand(21, generator=seeded())
     given = [ND_LAYOUTS[layout](logits(shape, torch.float32)), target, weight]
     grad = torch.full((2, 6, 17) if reduction == "none" else (), 0.5)
     given.append(grad)
@@ -225,7 +225,9 @@ def problems(draw) -> tuple[Tensor, Tensor, dict]:
     if draw(st.booleans()):
         options["label_smoothing"] = draw(st.sampled_from([0.1, 1.0]))
     if draw(st.booleans()):
-        options["weight"] = torch.rand(shape[0] if dims == 1 else shape[1]) + 0.5
+        options["weight"] = (
+            torch.rand(shape[0] if dims == 1 else shape[1], generator=seeded(seed)) + 0.5
+        )
     if draw(st.booleans()) and not kind.is_floating_point:
         options["ignore_index"] = 0
     return input, target, options

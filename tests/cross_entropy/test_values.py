@@ -1,37 +1,22 @@
-"""Values and gradients, against torch and against float64 truth."""
+"""Values and gradients, against torch; for how exact they are see test_accuracy.py."""
 
-import numpy as np
 import pytest
 import torch
 from cross_entropy_cases import (
+    CASES,
     DTYPES,
     OPTIONS,
-    PROBABILITY_OPTIONS,
-    SHAPES,
     WIDE,
-    doubled,
     indices,
     logits,
     loss_and_gradient,
     probabilities,
     with_weight,
 )
-from support import error, spacing
+from support import seeded
 from torch.nn import functional as F
 
 import makemore_ext as mx
-
-TARGETS = {
-    "indices": (lambda shape, dtype: indices(shape), OPTIONS),
-    "probabilities": (probabilities, PROBABILITY_OPTIONS),
-}
-CASES = [
-    pytest.param(make_target, options, shape, id=f"{kind}-{name}-{'x'.join(map(str, shape))}")
-    for kind, (make_target, table) in TARGETS.items()
-    for name, options in table.items()
-    for shape in SHAPES
-    if kind != "uint8" or (len(shape) > 1 and shape[1] <= 200)
-]
 
 
 @pytest.mark.parametrize("dtype", WIDE)
@@ -52,66 +37,6 @@ def test_narrow_indices(options, shape):
     actual = loss_and_gradient(mx.cross_entropy, input, target.to(torch.uint8), **options)
     expected = loss_and_gradient(mx.cross_entropy, input, target, **options)
     torch.testing.assert_close(actual, expected, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("dtype", DTYPES[:3])
-@pytest.mark.parametrize(("make_target", "options", "shape"), CASES)
-def test_at_least_as_close_to_the_truth_as_torch(make_target, options, shape, dtype):
-    input, target = logits(shape, dtype), make_target(shape, dtype)
-    options = with_weight(options, shape, dtype)
-    exact = doubled({"target": target, **options})
-    ours = loss_and_gradient(mx.cross_entropy, input, target, **options)
-    theirs = loss_and_gradient(F.cross_entropy, input, target, **options)
-    truth = loss_and_gradient(F.cross_entropy, input.double(), **exact)
-    for mine, other, true in zip(ours, theirs, truth, strict=True):
-        assert mine.dtype == other.dtype
-        assert mine.shape == other.shape
-        finite = true.isfinite()
-        assert torch.equal(mine.isfinite(), finite)
-        # With probabilities the gradient is the difference of two terms larger than itself.
-        roundings = 4 if target.is_floating_point() else 2
-        allowed = max(error(other[finite], true[finite]), roundings * spacing(true[finite], dtype))
-        assert error(mine[finite], true[finite]) <= allowed
-
-
-def test_as_close_to_the_truth_as_torch_in_float64():
-    input, target = logits((64, 130), torch.float64), indices((64, 130))
-    wide = input.numpy().astype(np.longdouble)
-    exponential = np.exp(wide - wide.max(1, keepdims=True))
-    softmax = exponential / exponential.sum(1, keepdims=True)
-    rows = np.arange(len(wide))
-    truth = [np.array(-np.log(softmax[rows, target.numpy()]).mean()), softmax / len(wide)]
-    truth[1][rows, target.numpy()] -= np.longdouble(1) / len(wide)
-    truth[1] *= 0.5  # the upstream gradient of loss_and_gradient
-
-    def errors(function):
-        results = loss_and_gradient(function, input, target)
-        return [float(abs(r.numpy() - t).max()) for r, t in zip(results, truth, strict=True)]
-
-    ours, theirs = errors(mx.cross_entropy), errors(F.cross_entropy)
-    assert ours[0] <= max(theirs[0], 4 * np.spacing(float(truth[0])))
-    assert ours[1] <= theirs[1]
-
-
-POOR = {
-    # logits, target, dtype: where torch loses digits
-    "confident, float32": ([[12.0, 0.0, 0.0]], [0], torch.float32),
-    "confident, bfloat16": ([[12.0, 0.0, 0.0]], [0], torch.bfloat16),
-    "confident, float16": ([[10.0, 0.0, 0.0]], [0], torch.float16),
-    "very confident, float32": ([[20.0, 0.0, 0.0]], [0], torch.float32),
-    "large offset, float32": ([[1e4 + 12.0, 1e4, 1e4]], [0], torch.float32),
-}
-
-
-@pytest.mark.parametrize(("rows", "target", "dtype"), POOR.values(), ids=POOR)
-def test_keeps_the_digits_that_torch_loses(rows, target, dtype):
-    input, target = torch.tensor(rows, dtype=dtype), torch.tensor(target)
-    ours = loss_and_gradient(mx.cross_entropy, input, target)
-    theirs = loss_and_gradient(F.cross_entropy, input, target)
-    truth = loss_and_gradient(F.cross_entropy, input.double(), target)
-    for mine, true in zip(ours, truth, strict=True):
-        torch.testing.assert_close(mine.double(), true, rtol=torch.finfo(dtype).eps, atol=0)
-    assert error(theirs[1], truth[1]) > 4 * error(ours[1], truth[1])
 
 
 def test_a_mean_over_many_rows_does_not_overflow():
@@ -226,7 +151,7 @@ def test_deprecated_arguments_as_torch(size_average, reduce):
 def test_autocast_as_torch(kind, dtype):
     input = logits((6, 5), dtype)
     target = probabilities((6, 5), torch.float32) if kind == "probabilities" else indices((6, 5))
-    options = {"weight": torch.rand(5)} if kind == "weight" else {}
+    options = {"weight": torch.rand(5, generator=seeded(2))} if kind == "weight" else {}
     with torch.autocast("cpu", dtype):
         ours = loss_and_gradient(mx.cross_entropy, input, target, **options)
         theirs = loss_and_gradient(F.cross_entropy, input, target, **options)
@@ -244,7 +169,11 @@ MIXED = {
 @pytest.mark.parametrize(("dtype", "target_dtype", "weight_dtype"), MIXED.values(), ids=MIXED)
 def test_dtypes_are_promoted_as_torch(dtype, target_dtype, weight_dtype):
     input, target = logits((6, 5), dtype), probabilities((6, 5), target_dtype)
-    options = {} if weight_dtype is None else {"weight": torch.rand(5, dtype=weight_dtype)}
+    options = (
+        {}
+        if weight_dtype is None
+        else {"weight": torch.rand(5, dtype=weight_dtype, generator=seeded(2))}
+    )
     ours = loss_and_gradient(mx.cross_entropy, input, target, **options)
     theirs = loss_and_gradient(F.cross_entropy, input, target, **options)
     torch.testing.assert_close(ours, theirs, rtol=2e-3, atol=2e-4)

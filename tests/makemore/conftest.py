@@ -2,6 +2,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from support import seeded
 
 from makemore_ext._network import SEED
 from makemore_ext.makemore import MLP, Dataset, Trainer
@@ -30,9 +31,10 @@ def make_trainer(dataset: Dataset) -> Callable[..., Trainer]:
         *,
         hidden: int = 16,
         dtype: torch.dtype = torch.float32,
+        generator: torch.Generator | None = None,
         **options,
     ) -> Trainer:
-        generator = torch.Generator().manual_seed(SEED)
+        generator = seeded(SEED) if generator is None else generator
         model = MLP.init(hidden=hidden, dtype=dtype, generator=generator)
         return Trainer(model, dataset.train, generator, backend, **options)
 

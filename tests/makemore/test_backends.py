@@ -1,5 +1,6 @@
 import pytest
 import torch
+from support import seeded
 
 from makemore_ext import reference
 from makemore_ext.makemore import BACKENDS, MLP
@@ -10,7 +11,7 @@ FLOAT32, FLOAT64 = torch.float32, torch.float64
 
 def minibatch(dtype, n=32):
     """A network away from its start, and a minibatch with characters that repeat."""
-    generator = torch.Generator().manual_seed(3)
+    generator = seeded(3)
     model = MLP.init(hidden=24, dtype=dtype, generator=generator)
     with torch.no_grad():
         for parameter in model.parameters():

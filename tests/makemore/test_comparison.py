@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from support import seeded
 
 from makemore_ext.makemore import MLP
 from makemore_ext.makemore.backends import BACKENDS
@@ -19,7 +20,7 @@ def model() -> MLP:
 
 @pytest.fixture
 def windows() -> Windows:
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded()
     x = torch.randint(5, (40, 3), generator=generator)
     return x, torch.randint(5, (40,), generator=generator)
 
