@@ -234,7 +234,9 @@ class BuildObjects(build_ext):
         plan = plan_objects(cuda)
         BUILD.mkdir(parents=True, exist_ok=True)
         (BUILD / "build.ninja").write_text(ninja_file(plan))
-        command = [f"{BIN_DIR}/ninja", "-f", f"{BUILD}/build.ninja", "-j", jobs]
+        # On PATH in an environment made for the build, beside Python in one that is not activated.
+        ninja = shutil.which("ninja") or f"{BIN_DIR}/ninja"
+        command = [ninja, "-f", f"{BUILD}/build.ninja", "-j", jobs]
         status = {"NINJA_STATUS": "[%f of %t, %e s] "}
         if subprocess.run(command, env={**os.environ, **status}).returncode != 0:
             raise SystemExit("makemore_ext was not built: a compiler failed, see above")
