@@ -143,6 +143,9 @@ FUNCTIONS = {
     "cross entropy": lambda: differentiated(
         lambda x: mx.cross_entropy(x, Y[:4] % 3, label_smoothing=0.1, lse_square_scale=0.1)
     ),
+    "cross entropy of probabilities": lambda: differentiated(
+        lambda x: mx.cross_entropy(x, INPUT.softmax(1))
+    ),
     "batch norm": lambda: differentiated(
         lambda x: mx.batch_norm(x, None, None, training=True, activation="tanh")
     ),
