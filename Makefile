@@ -13,14 +13,19 @@ export MAKEMORE_EXT_CUDA ?= $(if $(shell command -v nvcc),1,0)
 # A process for each core, which takes tests from others when it has none left.
 PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 
+# What is tested of a build by another compiler.
+OPERATIONS := tests/batch_norm tests/cross_entropy tests/test_elementary.py tests/test_embedding.py \
+	tests/test_fused_mlp.py tests/test_operators.py
+
 CUDA_WHEELS := nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88 \
 	nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85
 
-.PHONY: help build train test cuda-check lint format benchmark clean
+.PHONY: help build train test compilers with-compiler cuda-check lint format benchmark clean
 
 help:
 	@echo "make train      set up, train the names network on the fused kernels, compare the backends"
 	@echo "make test       set up, check the style and the types, run every test"
+	@echo "make compilers  build with g++-11 and with clang++-14, run the operations' tests on both"
 	@echo "make cuda-check the tests of the CUDA kernels alone, which need no GPU; brings nvcc if needed"
 	@echo "make build      set up $(VENV) with the package built and installed editable"
 	@echo "make lint       check the style and the types"
@@ -61,6 +66,21 @@ lint: build
 test: lint
 	@echo "==> running the tests"
 	$(BIN)/pytest $(PARALLEL)
+
+# Each oldest compiler builds a copy of the tree in a folder of its own, whose kernels for one
+# instruction set the operations' tests then run on: where there is AVX-512, `make test` has it.
+compilers: build
+	@$(MAKE) --no-print-directory CXX=g++-11 CAPABILITY=avx2 with-compiler
+	@$(MAKE) --no-print-directory CXX=clang++-14 CAPABILITY=default with-compiler
+
+with-compiler: COPY = build/compilers/$(CXX)
+with-compiler:
+	@echo "==> building with $(CXX)"
+	@mkdir -p $(COPY)
+	@git ls-files -z | xargs -0 cp --parents --preserve=timestamps --target-directory=$(COPY)
+	cd $(COPY) && CXX=$(CXX) MAKEMORE_EXT_CUDA=0 $(abspath $(BIN))/python setup.py --quiet build_ext --inplace
+	@echo "==> running the operations' tests on its $(CAPABILITY) kernels"
+	cd $(COPY) && MAKEMORE_EXT_CPU_CAPABILITY=$(CAPABILITY) $(abspath $(BIN))/python -m pytest $(PARALLEL) $(OPERATIONS)
 
 cuda-check: build
 	@if ! PYTHONPATH=tests/cuda $(BIN)/python -c 'import sys; from cuda_bench import toolkit; sys.exit(toolkit.home() is None)'; then \
