@@ -40,6 +40,9 @@ struct Rows {
   T* at(int64_t row) const { return data + row * stride; }
 };
 
+template <typename T>
+Rows(T*, int64_t, int64_t) -> Rows<T>;
+
 // What apply of a pass needs to know of a channel, at most.
 inline constexpr int kPassParameters = 4;
 

@@ -4,6 +4,10 @@
 #include <stdexcept>
 #include <string>
 
+#ifdef MAKEMORE_EXT_X86
+#include <cpuid.h>
+#endif
+
 namespace makemore_ext::cpu {
 
 namespace {
@@ -16,17 +20,24 @@ struct Choice {
   bool available;
 };
 
+#ifdef MAKEMORE_EXT_X86
+// __builtin_cpu_supports("f16c"), which not every compiler knows.
+bool has_f16c() {
+  unsigned a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+#endif
+
 Choice choose() {
   const Choice all[] = {
       {Capability::baseline, "default", true},
 #ifdef MAKEMORE_EXT_X86
       {Capability::avx2, "avx2",
-       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("f16c")},
+       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c()},
       {Capability::avx512, "avx512",
        __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")},
+           __builtin_cpu_supports("fma") && has_f16c()},
 #endif
   };
   const char* value = std::getenv(kVariable);

@@ -28,13 +28,13 @@ MAKEMORE_EXT_INLINE Vec<T> sums_of_lanes(Vec<T> (&vectors)[count]) {
   } else {
     const auto join = [&]<int... lane>(std::integer_sequence<int, lane...>, Vec<T> a, Vec<T> b) {
       constexpr int kCount = sizeof...(lane);
-      return __builtin_shufflevector(a, b, (lane & step ? kCount + lane - step : lane)...) +
-             __builtin_shufflevector(a, b, (lane & step ? kCount + lane : lane + step)...);
+      return shuffle<(lane & step ? kCount + lane - step : lane)...>(a, b) +
+             shuffle<(lane & step ? kCount + lane : lane + step)...>(a, b);
     };
 #pragma GCC unroll 8
     for (int i = 0; i < count; i += 2 * step) {
-      vectors[i] = join(std::make_integer_sequence<int, kLanes<T>>(), vectors[i],
-                        i + step < count ? vectors[i + step] : Vec<T>{});
+      vectors[i] =
+          join(LaneSequence<T>(), vectors[i], i + step < count ? vectors[i + step] : Vec<T>{});
     }
     return sums_of_lanes<T, 2 * step>(vectors);
   }

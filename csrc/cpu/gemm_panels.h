@@ -41,14 +41,13 @@ void transpose(Vec<T> (&rows)[kLanes<T>]) {
   if constexpr (step < kLanes<T>) {
     const auto swap = [&]<int... lane>(std::integer_sequence<int, lane...>, Vec<T>& a, Vec<T>& b) {
       constexpr int kCount = sizeof...(lane);
-      const Vec<T> upper =
-          __builtin_shufflevector(a, b, (lane & step ? kCount + lane - step : lane)...);
-      b = __builtin_shufflevector(a, b, (lane & step ? kCount + lane : lane + step)...);
+      const Vec<T> upper = shuffle<(lane & step ? kCount + lane - step : lane)...>(a, b);
+      b = shuffle<(lane & step ? kCount + lane : lane + step)...>(a, b);
       a = upper;
     };
     for (int i = 0; i < kLanes<T>; ++i) {
       if ((i & step) == 0) {
-        swap(std::make_integer_sequence<int, kLanes<T>>(), rows[i], rows[i + step]);
+        swap(LaneSequence<T>(), rows[i], rows[i + step]);
       }
     }
     transpose<T, 2 * step>(rows);

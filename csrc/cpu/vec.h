@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #ifdef __AVX__
 #include <immintrin.h>
@@ -311,13 +312,32 @@ MAKEMORE_EXT_INLINE Vec<T> reciprocal(Vec<T> x) {
   return T(1) / x;
 }
 
+// The lanes `from` of a, which those of b follow. Compilers turn it into the shuffles they have,
+// and share no name for these.
+template <int... from, typename Vector>
+MAKEMORE_EXT_INLINE Vector shuffle(Vector a, Vector b) {
+  constexpr int kCount = sizeof...(from);
+  return Vector{(from < kCount ? a[from % kCount] : b[from % kCount])...};
+}
+
+template <typename T>
+using LaneSequence = std::make_integer_sequence<int, kLanes<T>>;
+
+// Lanes so far on, the first after the last.
+template <int distance, typename Vector, int... lane>
+MAKEMORE_EXT_INLINE Vector rotate(Vector value, std::integer_sequence<int, lane...>) {
+  return shuffle<(lane + distance) % int{sizeof...(lane)}...>(value, value);
+}
+
 // The lanes joined by `join`, half of them with the other half again and again.
-template <typename T, typename Join>
+template <typename T, int distance = kLanes<T> / 2, typename Join>
 MAKEMORE_EXT_INLINE T across_lanes(Vec<T> value, const Join& join) {
-  for (int64_t distance = kLanes<T> / 2; distance > 0; distance /= 2) {
-    value = join(value, __builtin_shuffle(value, lane_numbers<T>() + Bits<T>(distance)));
+  if constexpr (distance == 0) {
+    return value[0];
+  } else {
+    return across_lanes<T, distance / 2>(join(value, rotate<distance>(value, LaneSequence<T>())),
+                                         join);
   }
-  return value[0];
 }
 
 template <typename T>

@@ -46,10 +46,7 @@ struct Wide<float> {
     return {bit_cast<Vec<double>>(_mm256_cvtps_pd(_mm256_castps256_ps128(all))),
             bit_cast<Vec<double>>(_mm256_cvtps_pd(_mm256_extractf128_ps(all, 1)))};
 #else
-    const auto first = __builtin_shufflevector(value, value, 0, 1);
-    const auto second = __builtin_shufflevector(value, value, 2, 3);
-    return {__builtin_convertvector(first, Vec<double>),
-            __builtin_convertvector(second, Vec<double>)};
+    return {Vec<double>{value[0], value[1]}, Vec<double>{value[2], value[3]}};
 #endif
   }
 

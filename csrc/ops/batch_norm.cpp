@@ -232,7 +232,8 @@ void forward_on_cpu(const BatchNormArguments<T>& arguments, const Running& runni
   }
 }
 
-cuda::FloatingVector floating_vector(const OptionalTensor& vector, bool write) {
+// Only called where there is CUDA.
+[[maybe_unused]] cuda::FloatingVector floating_vector(const OptionalTensor& vector, bool write) {
   if (!vector) {
     return {};
   }

@@ -38,7 +38,8 @@ Tensor embedding_backward(const Tensor& grad_output, const Tensor& indices,
         });
       },
       [&](auto stream) {
-        const auto [sorted, order] = stable_sort(indices);
+        Tensor sorted, order;
+        std::tie(sorted, order) = stable_sort(indices);
         const int64_t size = cuda::embedding_workspace(grad_output.size(0), grad_output.size(1));
         with_floating_type(grad_output.scalar_type(), "grad_output", [&](auto zero) {
           using T = decltype(zero);
