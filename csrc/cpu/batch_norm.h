@@ -21,7 +21,6 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
 
 #include "../arguments.h"
 #include "batch_norm_columns.h"
@@ -55,38 +54,18 @@ void run(const Pass& pass, const Views&... views) {
   }
 }
 
-template <typename Body>
-void with_activation(Activation activation, const Body& body) {
-  switch (activation) {
-    case Activation::tanh:
-      body(std::integral_constant<Activation, Activation::tanh>{});
-      break;
-    case Activation::relu:
-      body(std::integral_constant<Activation, Activation::relu>{});
-      break;
-    default:
-      body(std::integral_constant<Activation, Activation::none>{});
-  }
-}
-
 template <typename T>
 void batch_norm_forward(const BatchNormArguments<T>& arguments, double* statistics,
                         ChannelView<T> output) {
-  with_activation(arguments.activation, [&](auto activation) {
-    const ForwardPass<T, decltype(activation)::value> pass(arguments, statistics, output);
-    run(pass, arguments.input, output);
-  });
+  run(ForwardPass<T>(arguments, statistics, output), arguments.input, output);
 }
 
 template <typename T>
 void batch_norm_backward(const BatchNormArguments<T>& arguments, const double* statistics,
                          const BatchNormGradients<T>& gradients) {
   const Scratch<double> sums(2 * arguments.shape.channels);
-  with_activation(arguments.activation, [&](auto activation) {
-    const BackwardPass<T, decltype(activation)::value> pass(arguments, statistics, gradients,
-                                                            sums.data());
-    run(pass, arguments.input, gradients.grad_output, gradients.output, gradients.grad_input);
-  });
+  run(BackwardPass<T>(arguments, statistics, gradients, sums.data()), arguments.input,
+      gradients.grad_output, gradients.output, gradients.grad_input);
 }
 
 }  // namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY

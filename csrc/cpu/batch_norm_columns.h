@@ -91,8 +91,8 @@ class Columns {
         alignas(64) double sum[kGroup<T>] = {};
         alignas(64) double unused[kGroup<T>] = {};
         const GroupSums<T> sums{{sum, kGroup<T>}, {unused, kGroup<T>}};
-        pass_.template add<decltype(partial)::value>(rows, samples, column, count, Group<T>{}, 0,
-                                                     sums);
+        pass_.template add<decltype(partial)::value, Activation::none>(rows, samples, column, count,
+                                                                       Group<T>{}, 0, sums);
         for (int64_t i = 0; i < kGroup<T>; ++i) {
           centres[column + i] = centre_near<T>(static_cast<C>(sums.first[i] * share));
         }
@@ -110,23 +110,7 @@ class Columns {
   }
 
   void add(int64_t block, int64_t piece) const {
-    const Values centres = values(block, kCentre);
-    const GroupSums<T> of_piece = sums(block, piece);
-    std::fill_n(of_piece.first.data, 2 * width_, 0.0);
-    const int64_t begin = piece * grid_.piece_rows;
-    const int64_t end = std::min(grid_.rows, begin + grid_.piece_rows);
-    for (int64_t row = begin; row < end; row += kChunkRows) {
-      const auto rows = locate(block, row);
-      const int64_t count_rows = std::min(kChunkRows, end - row);
-      for_each_group<T>(0, columns(block), [&](auto partial, int64_t column, int64_t count) {
-        Group<T> centre;
-        for (int v = 0; v < kGroupVectors<T>; ++v) {
-          centre.of[v] = load(centres.vector(column, v));
-        }
-        pass_.template add<decltype(partial)::value>(rows, count_rows, column, count, centre,
-                                                     column, of_piece);
-      });
-    }
+    pass_.with_sums([&](auto activation) { add<decltype(activation)::value>(block, piece); });
   }
 
   bool finish(int64_t block) const {
@@ -216,6 +200,27 @@ class Columns {
   }
   int64_t columns(int64_t block) const {
     return std::min(grid_.block_columns, grid_.columns - block * grid_.block_columns);
+  }
+
+  template <Activation activation>
+  void add(int64_t block, int64_t piece) const {
+    const Values centres = values(block, kCentre);
+    const GroupSums<T> of_piece = sums(block, piece);
+    std::fill_n(of_piece.first.data, 2 * width_, 0.0);
+    const int64_t begin = piece * grid_.piece_rows;
+    const int64_t end = std::min(grid_.rows, begin + grid_.piece_rows);
+    for (int64_t row = begin; row < end; row += kChunkRows) {
+      const auto rows = locate(block, row);
+      const int64_t count_rows = std::min(kChunkRows, end - row);
+      for_each_group<T>(0, columns(block), [&](auto partial, int64_t column, int64_t count) {
+        Group<T> centre;
+        for (int v = 0; v < kGroupVectors<T>; ++v) {
+          centre.of[v] = load(centres.vector(column, v));
+        }
+        pass_.template add<decltype(partial)::value, activation>(rows, count_rows, column, count,
+                                                                 centre, column, of_piece);
+      });
+    }
   }
 
   // Gives all columns of a channel the same value.

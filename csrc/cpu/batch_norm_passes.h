@@ -3,6 +3,7 @@
 // batch_norm_columns.h and batch_norm_planes.h.
 //
 // A pass is asked, in this order, for
+//   with_sums      which activation the sums depend on: `add` is built for each, all else once
 //   add            the sums of a group of some rows, about a centre for each of its elements
 //   finish         of a channel: sums to statistics or gradients. false: not exact enough, take the
 //                  sums again about the centre it leaves
@@ -37,6 +38,21 @@ struct Statistics {
       : mean(statistics), variance(mean + channels), invstd(variance + channels) {}
 };
 
+// Calls body(activation) with it as a type.
+template <typename Body>
+void with_activation(Activation activation, const Body& body) {
+  switch (activation) {
+    case Activation::tanh:
+      body(std::integral_constant<Activation, Activation::tanh>{});
+      break;
+    case Activation::relu:
+      body(std::integral_constant<Activation, Activation::relu>{});
+      break;
+    default:
+      body(std::integral_constant<Activation, Activation::none>{});
+  }
+}
+
 // Calls body(streamed) with whether to store these rows of a result of that shape past the caches.
 template <typename T, typename Body>
 void with_stores(const ChannelShape& shape, const Rows<T>& result, const Body& body) {
@@ -48,7 +64,7 @@ void with_stores(const ChannelShape& shape, const Rows<T>& result, const Body& b
   }
 }
 
-template <typename T, Activation activation>
+template <typename T>
 class ForwardPass {
  public:
   using Element = T;
@@ -69,7 +85,13 @@ class ForwardPass {
   static constexpr bool kChooseCentre = true;
   C centre(int64_t) const { return 0; }
 
-  template <bool partial, typename Locate>
+  // None: these are sums over the input.
+  template <typename Body>
+  void with_sums(const Body& body) const {
+    body(std::integral_constant<Activation, Activation::none>{});
+  }
+
+  template <bool partial, Activation, typename Locate>
   MAKEMORE_EXT_INLINE void add(const Locate& locate, int64_t rows, int64_t column, int64_t count,
                                const Group<T>& centre, int64_t index,
                                const GroupSums<T>& sums) const {
@@ -118,8 +140,10 @@ class ForwardPass {
   void apply(const Locate& locate, int64_t rows, int64_t count,
              const Parameters& parameters) const {
     with_stores(shape(), locate(output_), [&](auto streamed) {
-      normalize<activation, decltype(streamed)::value, T>(locate(arguments_.input), locate(output_),
-                                                          rows, count, parameters);
+      with_activation(arguments_.activation, [&](auto activation) {
+        normalize<decltype(activation)::value, decltype(streamed)::value, T>(
+            locate(arguments_.input), locate(output_), rows, count, parameters);
+      });
     });
   }
 
@@ -141,7 +165,7 @@ class ForwardPass {
   double count_;
 };
 
-template <typename T, Activation activation>
+template <typename T>
 class BackwardPass {
  public:
   using Element = T;
@@ -169,12 +193,18 @@ class BackwardPass {
     return centre_near<T>(static_cast<C>(statistics_.mean[channel]));
   }
 
-  template <bool partial, typename Locate>
+  template <typename Body>
+  void with_sums(const Body& body) const {
+    with_activation(arguments_.activation, body);
+  }
+
+  template <bool partial, Activation activation, typename Locate>
   MAKEMORE_EXT_INLINE void add(const Locate& locate, int64_t rows, int64_t column, int64_t count,
                                const Group<T>& centre, int64_t index,
                                const GroupSums<T>& sums) const {
-    add_gradient_moments<partial, activation, T>(gradient_rows(locate), locate(arguments_.input),
-                                                 rows, column, count, centre, index, sums);
+    add_gradient_moments<partial, activation, T>(gradient_rows<activation>(locate),
+                                                 locate(arguments_.input), rows, column, count,
+                                                 centre, index, sums);
   }
 
   // From sum dz (x - centre) to sum dz xhat.
@@ -215,9 +245,12 @@ class BackwardPass {
              const Parameters& parameters) const {
     const auto write = [&](auto feedback) {
       with_stores(shape(), locate(gradients_.grad_input), [&](auto streamed) {
-        input_gradient<activation, decltype(feedback)::value, decltype(streamed)::value, T>(
-            gradient_rows(locate), locate(arguments_.input), locate(gradients_.grad_input), rows,
-            count, parameters);
+        with_activation(arguments_.activation, [&](auto activation) {
+          constexpr Activation kActivation = decltype(activation)::value;
+          input_gradient<kActivation, decltype(feedback)::value, decltype(streamed)::value, T>(
+              gradient_rows<kActivation>(locate), locate(arguments_.input),
+              locate(gradients_.grad_input), rows, count, parameters);
+        });
       });
     };
     if (arguments_.training) {
@@ -244,7 +277,7 @@ class BackwardPass {
   double* products_;
   double count_;
 
-  template <typename Locate>
+  template <Activation activation, typename Locate>
   GradientRows<T> gradient_rows(const Locate& locate) const {
     if constexpr (activation == Activation::none) {
       return {locate(gradients_.grad_output), {}};

@@ -79,30 +79,7 @@ class Planes {
   }
 
   void add(int64_t block, int64_t piece) const {
-    for_each_channel(block, [&](int64_t channel) {
-      Group<T> centre;
-      for (int v = 0; v < kGroupVectors<T>; ++v) {
-        centre.of[v] = broadcast(centres_.data()[channel]);
-      }
-      alignas(64) double first[kGroup<T>] = {};
-      alignas(64) double second[kGroup<T>] = {};
-      const GroupSums<T> of_lanes{{first, kGroup<T>}, {second, kGroup<T>}};
-      for_each_part(piece, [&](int64_t outer, int64_t planes, int64_t begin, int64_t count) {
-        if (planes > 1 && plane_bytes() <= kShortBytes) {
-          add_across(channel, planes, centre, of_lanes);
-          return;
-        }
-        for (int64_t plane = outer; plane < outer + planes; ++plane) {
-          add_along(locate(plane, channel, begin, true), count, centre, of_lanes);
-        }
-      });
-      double* sums = sums_.data() + (channel * grid_.pieces() + piece) * 2;
-      sums[0] = sums[1] = 0;
-      for (int64_t i = 0; i < kGroup<T>; ++i) {
-        sums[0] += first[i];
-        sums[1] += second[i];
-      }
-    });
+    pass_.with_sums([&](auto activation) { add<decltype(activation)::value>(block, piece); });
   }
 
   bool finish(int64_t block) const {
@@ -186,27 +163,57 @@ class Planes {
     }
   }
 
+  template <Activation activation>
+  void add(int64_t block, int64_t piece) const {
+    for_each_channel(block, [&](int64_t channel) {
+      Group<T> centre;
+      for (int v = 0; v < kGroupVectors<T>; ++v) {
+        centre.of[v] = broadcast(centres_.data()[channel]);
+      }
+      alignas(64) double first[kGroup<T>] = {};
+      alignas(64) double second[kGroup<T>] = {};
+      const GroupSums<T> of_lanes{{first, kGroup<T>}, {second, kGroup<T>}};
+      for_each_part(piece, [&](int64_t outer, int64_t planes, int64_t begin, int64_t count) {
+        if (planes > 1 && plane_bytes() <= kShortBytes) {
+          add_across<activation>(channel, planes, centre, of_lanes);
+          return;
+        }
+        for (int64_t plane = outer; plane < outer + planes; ++plane) {
+          add_along<activation>(locate(plane, channel, begin, true), count, centre, of_lanes);
+        }
+      });
+      double* sums = sums_.data() + (channel * grid_.pieces() + piece) * 2;
+      sums[0] = sums[1] = 0;
+      for (int64_t i = 0; i < kGroup<T>; ++i) {
+        sums[0] += first[i];
+        sums[1] += second[i];
+      }
+    });
+  }
+
   int64_t plane_bytes() const { return pass_.shape().inner * static_cast<int64_t>(sizeof(T)); }
 
   // The sums of neighbours in one plane, in rows of one group.
-  template <typename Locate>
+  template <Activation activation, typename Locate>
   void add_along(const Locate& locate, int64_t count, const Group<T>& centre,
                  const GroupSums<T>& sums) const {
     const int64_t groups = count / kGroup<T>;
-    pass_.template add<false>(locate, groups, 0, kGroup<T>, centre, 0, sums);
+    pass_.template add<false, activation>(locate, groups, 0, kGroup<T>, centre, 0, sums);
     if (const int64_t rest = count % kGroup<T>; rest > 0) {
-      pass_.template add<true>(locate, 1, groups * kGroup<T>, rest, centre, 0, sums);
+      pass_.template add<true, activation>(locate, 1, groups * kGroup<T>, rest, centre, 0, sums);
     }
   }
 
   // The sums of short planes, where a plane has few groups: in rows of one plane.
+  template <Activation activation>
   void add_across(int64_t channel, int64_t planes, const Group<T>& centre,
                   const GroupSums<T>& sums) const {
     for (int64_t plane = 0; plane < planes; plane += kChunkPlanes) {
       const auto rows = locate(plane, channel, 0);
       const int64_t count_rows = std::min(kChunkPlanes, planes - plane);
       for_each_group<T>(0, pass_.shape().inner, [&](auto partial, int64_t at, int64_t count) {
-        pass_.template add<decltype(partial)::value>(rows, count_rows, at, count, centre, 0, sums);
+        pass_.template add<decltype(partial)::value, activation>(rows, count_rows, at, count,
+                                                                 centre, 0, sums);
       });
     }
   }

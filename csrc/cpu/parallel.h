@@ -15,27 +15,32 @@ void parallel_for(int64_t count, RangeFunction function, const void* context);
 // Elements below which opening a parallel region costs more than it saves.
 inline constexpr int64_t kParallelThreshold = 32768;
 
+// What for_each_piece() gives to each thread.
+template <typename Body>
+struct Pieces {
+  int64_t count, piece_size;
+  const Body& body;
+
+  // Never a part of its caller, which would hold a copy of it for when there is one thread.
+  [[gnu::noinline]] static void run(int64_t first, int64_t last, const void* context) {
+    const Pieces& pieces = *static_cast<const Pieces*>(context);
+    for (int64_t piece = first; piece < last; ++piece) {
+      const int64_t begin = piece * pieces.piece_size;
+      pieces.body(piece, begin, std::min(begin + pieces.piece_size, pieces.count));
+    }
+  }
+};
+
 // Calls body(piece, begin, end) for the pieces [begin, end) of [0, count), each piece_size long but
 // the last; `elements` is the whole work, which decides whether threads are worth their start.
 template <typename Body>
 void for_each_piece(int64_t count, int64_t piece_size, int64_t elements, const Body& body) {
-  struct Context {
-    int64_t count, piece_size;
-    const Body& body;
-  };
-  const Context context{count, piece_size, body};
-  const RangeFunction run = [](int64_t first, int64_t last, const void* opaque) {
-    const Context& c = *static_cast<const Context*>(opaque);
-    for (int64_t piece = first; piece < last; ++piece) {
-      const int64_t begin = piece * c.piece_size;
-      c.body(piece, begin, std::min(begin + c.piece_size, c.count));
-    }
-  };
+  const Pieces<Body> context{count, piece_size, body};
   const int64_t pieces = (count + piece_size - 1) / piece_size;
   if (elements < kParallelThreshold || pieces < 2) {
-    run(0, pieces, &context);
+    Pieces<Body>::run(0, pieces, &context);
   } else {
-    parallel_for(pieces, run, &context);
+    parallel_for(pieces, Pieces<Body>::run, &context);
   }
 }
 
