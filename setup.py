@@ -61,7 +61,6 @@ if platform.machine().lower() in ("x86_64", "amd64"):
         # GCC 12 has them in its own headers. Clang does not know the second one.
         *("-Wno-unknown-warning-option", "-Wno-uninitialized", "-Wno-maybe-uninitialized"),
     ]
-    KERNEL_BUILDS["baseline"].append("-O2")  # few need it here: half the time to compile
     FLAGS.append("-DMAKEMORE_EXT_X86")
 
 
