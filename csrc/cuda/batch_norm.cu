@@ -101,8 +101,12 @@ int64_t batch_norm_workspace(const ChannelShape& shape) {
   int64_t parts = PlaneGrid::of<T>(shape).cut.parts();
   if (shape.inner <= kMostColumnsPerChannel) {
     const int64_t columns = shape.channels * shape.inner;
-    for (const int64_t vectors : {int64_t{0}, columns / kLanes<T>}) {
-      parts = std::max(parts, ColumnGrid<T>::of(shape, {columns, 0, vectors}).cut.parts());
+    const auto include = [&](const Split& split) {
+      parts = std::max(parts, ColumnGrid<T>::of(shape, split).cut.parts());
+    };
+    include(Split::one_by_one(columns));
+    for (int head = 0; head < kLanes<T>; ++head) {
+      include(Split::after<T>(head, columns));
     }
   }
   return BatchNormWorkspace<T>::size(shape.channels, parts);
