@@ -11,7 +11,7 @@ import torch
 from cross_entropy_cases import indices, probabilities
 from cuda_bench import Device
 from cuda_bench.launchers import Launchers
-from launched import NUMBERS, CrossEntropy, class_dim
+from launched import NUMBERS, CrossEntropy, Placed, call, class_dim
 from torch import Tensor
 
 import makemore_ext  # noqa: F401  registers the operators
@@ -316,6 +316,19 @@ def check_outside(case: Case, target: int, launchers: Launchers, device: Device)
         assert result[~bad].isfinite().all()
     inside = torch.ones(index[~bad].shape) if weight is None else weight[index[~bad]]
     torch.testing.assert_close(total, inside.double().sum())
+
+
+def check_scale(
+    count: int, offset: int, factor: float, dtype: torch.dtype, launchers: Launchers, device: Device
+) -> None:
+    """So many elements, `offset` of them from their alignment, times the factor."""
+    gradient = torch.randn(count, generator=torch.Generator().manual_seed(0)).to(dtype)
+    by = torch.tensor(factor, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    placed = Placed(device, gradient, offset)
+    arguments = (placed.buffer, count, Placed(device, by).buffer)
+    call(launchers, device, "scale", NUMBERS[dtype], *arguments)
+    operators.cross_entropy_scale_(gradient, by)
+    assert placed.tensor().equal(gradient)
 
 
 def close(

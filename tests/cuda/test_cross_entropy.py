@@ -5,13 +5,21 @@ import dataclasses
 
 import pytest
 import torch
-from cross_entropy_table import CASES, MEAN, Case, check, check_outside, close, operators
+from cross_entropy_table import (
+    CASES,
+    MEAN,
+    Case,
+    check,
+    check_outside,
+    check_scale,
+    close,
+    operators,
+)
 from cuda_bench import Device
 from launched import (
     NUMBERS,
     Arguments,
     CrossEntropy,
-    Placed,
     RowShape,
     RowView,
     call,
@@ -91,19 +99,18 @@ def test_a_target_out_of_range_makes_the_mean_nan_and_no_other_gradient(compiled
 
 
 @pytest.mark.parametrize("dtype", NUMBERS)
-@pytest.mark.parametrize("factor", [1.0, -0.75])
-@pytest.mark.parametrize("count", [1, 8, 1003, 300_001])
-def test_scale(count, factor, dtype, compiled):
-    if count > 2000 and dtype != torch.bfloat16:
-        pytest.skip("more elements than a grid has threads: one dtype")
-    gradient = torch.randn(count, generator=torch.Generator().manual_seed(0)).to(dtype)
-    by = torch.tensor(factor, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
-    device = Device()
-    placed = Placed(device, gradient)
-    arguments = (placed.buffer, count, Placed(device, by).buffer)
-    call(compiled, device, "scale", NUMBERS[dtype], *arguments)
-    operators.cross_entropy_scale_(gradient, by)
-    assert placed.tensor().equal(gradient)
+@pytest.mark.parametrize(
+    ("count", "offset", "factor"),
+    [(1003, 0, 1.0), *((count, offset, -0.75) for count in (1, 8, 1003) for offset in (0, 1, 7))],
+)
+def test_scale(count, offset, factor, dtype, compiled):
+    check_scale(count, offset, factor, dtype, compiled, Device())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16])
+@pytest.mark.parametrize("offset", [0, 3])
+def test_scale_more_than_a_grid_has_threads(offset, dtype, compiled):
+    check_scale(2_200_000, offset, -0.75, dtype, compiled, Device())
 
 
 def test_statistics_may_be_left_out(compiled):
