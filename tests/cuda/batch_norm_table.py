@@ -194,6 +194,8 @@ def _table() -> list[Case]:
         for where in ({}, evaluation):
             add(f"no gradient of {part}", (37, 24, 1), (3, 5, 80), dtypes=single,
                 **{f"needs_{part}": False}, **where)  # fmt: skip
+    add("no gradient", (37, 24, 1), (3, 5, 80), dtypes=single, needs_input=False,
+        needs_parameters=False)  # fmt: skip
     # What is not aligned has vectors between single elements, or none.
     for offset in (1, 3):
         add("unaligned", (33, 40, 1), (3, 2, 196), (3, 2, 197), offset=offset,
