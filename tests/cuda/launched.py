@@ -77,6 +77,16 @@ def launchers(
     return Launchers(source, flags=flags, include=[csrc], kernels=kernels)
 
 
+class Unrun(Device):
+    """Runs no kernel, and its arrays are zeros: what is launched is all there is to see."""
+
+    def empty(self, shape: Any, dtype: Any, *, offset: int = 0) -> Buffer:
+        return self.array(np.zeros(shape, dtype), offset=offset)
+
+    def launch(self, *_: Any, **__: Any) -> None:
+        pass
+
+
 def _numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
     return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 

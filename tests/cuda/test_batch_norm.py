@@ -7,7 +7,7 @@ import pytest
 import torch
 from batch_norm_table import CASES, TANH, Case, check
 from cuda_bench import Device
-from launched import NUMBERS, call, launchers
+from launched import NUMBERS, Unrun, call, launchers
 from launched_batch_norm import (
     Arguments,
     BatchNorm,
@@ -95,6 +95,17 @@ def test_frozen_statistics_near_the_limit(shape, compiled):
     output = norm.forward(mean, variance)[0]
     expected = (input.double() - mean.double()[:, None]) / variance.double().sqrt()[:, None]
     torch.testing.assert_close(output.double(), expected)
+
+
+@pytest.mark.parametrize("dtype", NUMBERS)
+@pytest.mark.parametrize("shape", [(32, 64, 3136), (300, 64, 1), (4, 512, 196), (2, 5000, 49)])
+def test_whole_blocks_finish_where_they_may_have_to_sum_a_channel_again(shape, dtype, compiled):
+    # As many warps a channel as there can be, but no more in all than run at once.
+    norm = BatchNorm(Unrun(), compiled, torch.ones(shape, dtype=dtype), None, None, Options())
+    norm.forward()
+    [finish] = [launch for launch in compiled.launched if "finish" in launch.kernel]
+    assert finish.grid == (shape[1], 1, 1)
+    assert finish.block == ((256, 1, 1) if shape[1] <= 512 else (32, 1, 1))
 
 
 def failing(compiled, shape):
