@@ -30,7 +30,7 @@ except ImportError as error:
 
 TORCH_MINIMUM = (2, 13)
 TORCH_TARGET_VERSION = "0x020d000000000000"  # the stable ABI of 2.13: later versions load it too
-ARCHITECTURES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0+PTX")
+ARCHITECTURES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "11.0", "12.0+PTX")
 
 ROOT = Path(__file__).resolve().parent
 CPU_KERNELS = sorted(path for path in Path("csrc/cpu").glob("*.cpp") if path.stem != "dispatch")

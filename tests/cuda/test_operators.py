@@ -168,7 +168,7 @@ def test_the_build_refuses_in_one_sentence(environment, message, toolkit, build)
 @pytest.mark.parametrize(
     ("asked", "built"),
     [
-        ("", ["7.5", "8.0", "9.0"]),  # what this nvcc knows of the seven
+        ("", ["7.5", "8.0", "9.0"]),  # what this nvcc knows of the list
         ("7.5;9.0+PTX", ["7.5", "9.0+PTX"]),
         (" 8.0 9.0", ["8.0", "9.0"]),
     ],

@@ -19,7 +19,7 @@ from . import ptx
 
 ROOT = Path(__file__).resolve().parents[3]
 CACHE = Path(os.environ.get("CUDA_BENCH_CACHE", ROOT / "build" / "cuda-tests"))
-ARCHITECTURES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+ARCHITECTURES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "11.0", "12.0")
 FLAGS = ("-std=c++17", "-lineinfo", "-Wno-deprecated-gpu-targets")
 
 
