@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .chunk import Chunk, Launch
+from .coverage import Coverage
 from .faults import Fault
 from .floats import Approximator
 from .machine import Machine
@@ -49,6 +50,7 @@ class Device:
     allow_equal_writes: two threads may write the same value to the same place.
     allow_local_memory: kernels may hold variables in local memory, as printf needs.
     instruction_limit: of the blocks that run together, against endless loops.
+    coverage: gathers which branches were taken, and by which kernels.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Device:
         allow_equal_writes: bool = False,
         allow_local_memory: bool = False,
         instruction_limit: int = 2_000_000,
+        coverage: Coverage | None = None,
     ) -> None:
         if order not in ("forward", "reversed", "shuffled"):
             raise ValueError(f"order {order!r}: expected forward, reversed or shuffled")
@@ -71,6 +74,7 @@ class Device:
         self.allow_equal_writes = allow_equal_writes
         self.allow_local_memory = allow_local_memory
         self.instruction_limit = instruction_limit
+        self.coverage = coverage
         self.shared_sizes: dict[str, int] = {}  # by kernel: dynamic bytes that it opted in to
         self.memory = GlobalMemory()
         self.printed: list[str] = []
@@ -151,6 +155,7 @@ class Device:
             self.order == "reversed",
             self._random if self.order == "shuffled" else None,
             self.printed,
+            self.coverage,
         )
         together = self.concurrent_blocks or max(1, CHUNK_THREADS // threads)
         sequence = self._sequence(blocks)
