@@ -6,6 +6,7 @@ from cuda_bench import Device, parse
 from cuda_bench.coverage import Coverage
 
 # Threads below `limit` go one way. Of the two branches of line 3 one is taken by none, one by all.
+# Line 4 is a loop.
 KERNEL = parse("""
 .version 8.0
 .target sm_80
@@ -37,6 +38,22 @@ setp.eq.u32 %p, %r, 8;
 setp.eq.u32 %p, %r, 7;
 @%p bra $end;
 mov.u32 %r, 5;
+$end:
+ret;
+}
+.visible .entry turns(.param .u32 count)
+{
+.reg .pred %p;
+.reg .b32 %r<3>;
+ld.param.u32 %r1, [count];
+mov.u32 %r2, 0;
+.loc 1 4 0
+setp.eq.u32 %p, %r1, 0;
+@%p bra $end;
+$loop:
+add.u32 %r2, %r2, 1;
+setp.lt.u32 %p, %r2, %r1;
+@%p bra $loop;
 $end:
 ret;
 }
@@ -75,3 +92,22 @@ def test_copies_of_a_branch_count_as_one():
     coverage = Coverage()
     Device(coverage=coverage).launch(KERNEL, "copies", 1, 32, [])
     assert not list(coverage.one_way())
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ([0], ["some.cu:4: @%p bra $end is always taken in turns"]),
+        (
+            [1],
+            [f"some.cu:4: @%p bra ${label} is never taken in turns" for label in ("end", "loop")],
+        ),
+        ([0, 1], ["some.cu:4: @%p bra $loop is never taken in turns"]),
+        ([2], []),
+    ],
+)
+def test_a_loop_needs_a_second_turn(counts, expected):
+    coverage = Coverage()
+    for count in counts:
+        Device(coverage=coverage).launch(KERNEL, "turns", 1, 32, [np.uint32(count)])
+    assert list(map(str, coverage.one_way())) == expected

@@ -48,18 +48,25 @@ class Coverage:
         return {kernel for _, kernel, _ in self._found}
 
     def one_way(self) -> Iterator[OneWay]:
-        """The branches of which one way was missed, also by their copies.
+        """The branches of which one way was missed, also by their copies, the others of their line.
 
-        A compiler copies branches, as when it unrolls a loop: those of one line and one kernel.
+        Compilers copy branches, as when they unroll a loop or ask before its first turn whether
+        there is one. Among themselves those count that jump back: one of them has to be taken,
+        that the loop has a second turn.
         """
         gone: dict[tuple[str, str], set[bool]] = defaultdict(set)
-        for (_, kernel, _), (function, ways) in self._found.items():
-            for index, taken in ways.items():
-                gone[kernel, function.instructions[index].source] |= taken
+        again: set[tuple[str, str]] = set()
+        branches = []
         for (_, kernel, _), (function, ways) in self._found.items():
             for index, taken in ways.items():
                 branch = function.instructions[index]
-                if len(gone[kernel, branch.source]) == 1:
-                    [always] = taken
-                    missed = index + 1 if always else flow.targets(function, branch)[0]
-                    yield OneWay(kernel, branch, always, function.instructions[missed])
+                [target] = flow.targets(function, branch)
+                line, jumps_back = (kernel, branch.source), target <= index
+                gone[line] |= taken
+                if jumps_back and True in taken:
+                    again.add(line)
+                missed = function.instructions[index + 1 if True in taken else target]
+                branches.append((line, jumps_back, OneWay(kernel, branch, True in taken, missed)))
+        for line, jumps_back, one in branches:
+            if len(gone[line]) == 1 or (jumps_back and line not in again):
+                yield one

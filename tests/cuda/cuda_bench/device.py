@@ -51,6 +51,8 @@ class Device:
     allow_local_memory: kernels may hold variables in local memory, as printf needs.
     instruction_limit: of the blocks that run together, against endless loops.
     coverage: gathers which branches were taken, and by which kernels.
+    gap: bytes between one array and the next, a multiple of 256. Arrays of one size are as far from
+        each other as rows of a larger one: by so much, if need be, that 32 bits do not count it.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Device:
         allow_local_memory: bool = False,
         instruction_limit: int = 2_000_000,
         coverage: Coverage | None = None,
+        gap: int = 1 << 20,
     ) -> None:
         if order not in ("forward", "reversed", "shuffled"):
             raise ValueError(f"order {order!r}: expected forward, reversed or shuffled")
@@ -76,7 +79,7 @@ class Device:
         self.instruction_limit = instruction_limit
         self.coverage = coverage
         self.shared_sizes: dict[str, int] = {}  # by kernel: dynamic bytes that it opted in to
-        self.memory = GlobalMemory()
+        self.memory = GlobalMemory(gap)
         self.printed: list[str] = []
         self._random = np.random.default_rng(shuffle_seed)
         self._approximation_seed = approximation_seed

@@ -95,6 +95,12 @@ def _version() -> str:
     return run([nvcc(), "--version"])
 
 
+def release() -> str:
+    """As 13.0."""
+    found = re.search(r"release ([\d.]+)", _version())
+    return found[1] if found else ""
+
+
 def nvcc() -> Path:
     toolkit = home()
     if toolkit is None:
