@@ -5,7 +5,8 @@ import dataclasses
 
 import pytest
 import torch
-from batch_norm_table import CASES, TANH, Case, check
+from batch_norm_check import check, check_huge_doubles
+from batch_norm_table import CASES, HUGE_DOUBLES, TANH, Case
 from cuda_bench import Device
 from launched import NUMBERS, Unrun, call, launchers
 from launched_batch_norm import (
@@ -73,18 +74,9 @@ def test_running_statistics_may_have_strides(training, compiled):
     assert check(spread, compiled, Device()) == check(case, compiled, Device())
 
 
-@pytest.mark.parametrize("shape", [(37, 24, 1), (5, 3, 121)])
+@pytest.mark.parametrize("shape", HUGE_DOUBLES)
 def test_doubles_whose_squares_overflow(shape, compiled):
-    # As those of a tenth of the exponent, but for the scale of the input's gradient.
-    case = Case("doubles", shape, torch.float64, values=lambda x: x.clamp(-3, 3))
-    results = []
-    for scale in (0.0, 1021.0):
-        input = case.input() * 2**scale
-        norm = BatchNorm(Device(), compiled, input, *case.parameters(), Options(eps=0.0))
-        output, statistics, *_ = norm.forward(None, None)
-        grad_input, *of_parameters = norm.backward(case.grad_output(), None, statistics)
-        results.append((output, grad_input * 2**scale, *of_parameters))
-    torch.testing.assert_close(*results)
+    check_huge_doubles(shape, compiled, Device())
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 1), (1, 3, 80)])

@@ -1,13 +1,10 @@
-"""The workspaces hold all that kernels are led to, for shapes up to and beyond every cap: the
-launchers themselves are called, in C++ and with nothing behind their pointers, and no kernel runs.
-"""
+"""The workspaces hold all that launchers lead kernels to, for shapes up to and beyond every cap."""
 
 import functools
 
 import numpy as np
 import pytest
-from cuda_bench import Device
-from launched import MOST_ROW_DIMENSIONS, NUMBERS, launchers
+from launched import MOST_ROW_DIMENSIONS, NUMBERS, launchers, workspaces_lack
 from support_cuda import needs_nvcc
 
 compiled = functools.cache(launchers)
@@ -27,9 +24,7 @@ def product(*sizes):
 
 def sufficient(name, shapes, dtype):
     """That of no shape, a row each, the workspace is too small."""
-    lacking = np.full(len(shapes), 2**62)
-    arguments = (NUMBERS[dtype], shapes.ctypes.data, len(shapes), lacking.ctypes.data)
-    assert compiled(name).call(Device(), "workspaces_lack", *arguments) == 0
+    lacking = workspaces_lack(compiled(name), dtype, shapes)
     short = [(*map(int, shapes[i]), int(lacking[i])) for i in np.flatnonzero(lacking > 0)]
     assert not short, f"{len(short)} of {len(shapes)} too small, with the bytes: {short[:5]}"
 
