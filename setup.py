@@ -36,7 +36,7 @@ REPOSITORY = "https://github.com/makemore-ext/makemore_ext"
 TORCH_MINIMUM = (2, 13)
 TORCH_TARGET_VERSION = "0x020d000000000000"  # the stable ABI of 2.13: later versions load it too
 COMPILER_MINIMUM = {"g++": 11, "clang++": 14}
-ARCHITECTURES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0+PTX")
+ARCHITECTURES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "11.0", "12.0+PTX")
 
 BUILD = Path("build/objects")
 COMPILER = shlex.split(os.environ.get("CXX", "")) or ["c++"]

@@ -10,6 +10,8 @@ namespace makemore_ext::cuda {
 
 namespace {
 
+constexpr int64_t kManyWarps = 4096;  // the largest devices run some more at once
+
 // Shorter planes would leave most of a warp without work.
 constexpr int64_t kMostColumnsPerChannel = 64;
 
@@ -36,11 +38,15 @@ Split split_of_columns(const Pass& pass) {
                                                           : pass.split({0, 0, 0}, columns);
 }
 
+// Whole blocks, as one channel with a NaN or an infinity has its elements summed again by its block
+// alone; less of them only where there are so many channels that blocks would have to wait.
 template <typename Pass>
 void launch_finish(const Pass& pass, cudaStream_t stream) {
   constexpr const char* kName = "batch_norm_finish";
-  const int threads = pass.cut.parts() <= 4 * kWarpSize ? kWarpSize : kBatchNormThreads;
-  batch_norm_finish<<<grid_of(pass.arguments.shape.channels, kName), threads, 0, stream>>>(pass);
+  const int64_t channels = pass.arguments.shape.channels;
+  const auto warps = std::clamp<int64_t>(kManyWarps / channels, 1, kBatchNormThreads / kWarpSize);
+  const auto threads = static_cast<unsigned>(warps * kWarpSize);
+  batch_norm_finish<<<grid_of(channels, kName), threads, 0, stream>>>(pass);
   check_launch(kName);
 }
 
@@ -101,8 +107,12 @@ int64_t batch_norm_workspace(const ChannelShape& shape) {
   int64_t parts = PlaneGrid::of<T>(shape).cut.parts();
   if (shape.inner <= kMostColumnsPerChannel) {
     const int64_t columns = shape.channels * shape.inner;
-    for (const int64_t vectors : {int64_t{0}, columns / kLanes<T>}) {
-      parts = std::max(parts, ColumnGrid<T>::of(shape, {columns, 0, vectors}).cut.parts());
+    const auto include = [&](const Split& split) {
+      parts = std::max(parts, ColumnGrid<T>::of(shape, split).cut.parts());
+    };
+    include(Split::one_by_one(columns));
+    for (int head = 0; head < kLanes<T>; ++head) {
+      include(Split::after<T>(head, columns));
     }
   }
   return BatchNormWorkspace<T>::size(shape.channels, parts);

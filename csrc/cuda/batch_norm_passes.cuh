@@ -206,10 +206,12 @@ struct BackwardPass : BatchNormPass<T, const double> {
                const BatchNormGradients<T>& gradients)
       : BatchNormPass<T, const double>(arguments, statistics), gradients(gradients) {}
 
-  bool sums_needed() const {
+  MAKEMORE_EXT_HOST_DEVICE bool sums_needed() const {
     return gradients.grad_weight != nullptr || (this->arguments.training && result_needed());
   }
-  bool result_needed() const { return gradients.grad_input.data != nullptr; }
+  MAKEMORE_EXT_HOST_DEVICE bool result_needed() const {
+    return gradients.grad_input.data != nullptr;
+  }
   MAKEMORE_EXT_HOST_DEVICE bool has_output() const {
     return this->arguments.activation != Activation::none;
   }
@@ -261,7 +263,7 @@ struct BackwardPass : BatchNormPass<T, const double> {
     const double invstd = this->invstd(channel);
     const C centre = static_cast<C>(mean);
     const double rest = mean - static_cast<double>(centre);
-    if (gradients.grad_weight != nullptr || this->arguments.training) {
+    if (sums_needed()) {
       const double* sums = this->workspace.first + channel * this->cut.parts();
       const double* about_centre = this->workspace.second + channel * this->cut.parts();
       sum = this->sum_over(this->cut.parts(), [&](int64_t part) { return sums[part]; });

@@ -64,20 +64,16 @@ __global__ void __launch_bounds__(kSumThreads)
   if (by == Compute<T>(1)) {
     return;
   }
-  constexpr int lanes = kLanes<T>;
-  const int64_t vectors = count / lanes;
-  for (int64_t i = thread_index(); i < vectors; i += thread_count()) {
-    auto values = Pack<T, lanes>::load(gradient + i * lanes);
+  const auto index = static_cast<int>(thread_index());
+  const auto threads = static_cast<int>(thread_count());
+  Split::of(count, gradient).template for_each<T>(index, threads, [&](int64_t i, auto size) {
+    auto values = Pack<T, decltype(size)::value>::load(gradient + i);
 #pragma unroll
-    for (int k = 0; k < lanes; ++k) {
+    for (int k = 0; k < decltype(size)::value; ++k) {
       values.lane[k] *= by;
     }
-    values.store(gradient + i * lanes);
-  }
-  const int64_t rest = vectors * lanes + thread_index();
-  if (rest < count) {
-    gradient[rest] = narrow<T>(widen(gradient[rest]) * by);
-  }
+    values.store(gradient + i);
+  });
 }
 
 }  // namespace makemore_ext::cuda

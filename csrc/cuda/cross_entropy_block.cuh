@@ -139,7 +139,7 @@ class RowState {
   // Reads the target and its logit; the maximum is known.
   __device__ void load_target() {
     const CrossEntropyArguments<T>& arguments = task_.arguments;
-    if (arguments.has_probabilities) {
+    if (kHasShares && arguments.has_probabilities) {
       return;
     }
     const int64_t target = arguments.target[row_];

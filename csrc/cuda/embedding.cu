@@ -34,14 +34,14 @@ void embedding_backward(Matrix<const T> grad_output, const int64_t* indices, con
   if (bytes == 0) {
     return;
   }
+  const bool vectors = has_aligned_rows(grad_output) && has_aligned_rows(grad_weight);
+  const int64_t lanes = grad_output.columns / (vectors ? kLanes<T> : 1);
+  const int64_t feature_blocks = ceil_div(lanes, kWarpSize);
+  if (feature_blocks > kMostFeatureBlocks) {
+    throw std::runtime_error("embedding_backward: more features than a grid has blocks for");
+  }
   cudaMemsetAsync(grad_weight.data, 0, bytes, stream);
   if (grad_output.rows > 0) {
-    const bool vectors = has_aligned_rows(grad_output) && has_aligned_rows(grad_weight);
-    const int64_t lanes = grad_output.columns / (vectors ? kLanes<T> : 1);
-    const int64_t feature_blocks = ceil_div(lanes, kWarpSize);
-    if (feature_blocks > kMostFeatureBlocks) {
-      throw std::runtime_error("embedding_backward: more features than a grid has blocks for");
-    }
     const int64_t blocks = ceil_div(ceil_div(grad_output.rows, kChunkRows), kChunksPerBlock);
     const dim3 grid(grid_of(blocks, kName), static_cast<unsigned>(feature_blocks));
     const dim3 block(kWarpSize, kChunksPerBlock);

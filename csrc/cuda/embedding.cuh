@@ -30,8 +30,8 @@ struct EmbeddingTask {
   // it: [chunks, 2, features].
   Compute<T>* parts;
 
-  __device__ int64_t tokens() const { return grad_output.rows; }
-  __device__ int64_t begin(int64_t chunk) const { return chunk * kChunkRows; }
+  MAKEMORE_EXT_HOST_DEVICE int64_t tokens() const { return grad_output.rows; }
+  MAKEMORE_EXT_HOST_DEVICE int64_t begin(int64_t chunk) const { return chunk * kChunkRows; }
   __device__ int64_t end(int64_t chunk) const {
     const int64_t next = begin(chunk + 1);
     return next < tokens() ? next : tokens();
@@ -45,7 +45,7 @@ struct EmbeddingTask {
   __device__ bool is_row(int64_t index) const {
     return static_cast<uint64_t>(index) < static_cast<uint64_t>(grad_weight.rows);
   }
-  __device__ Compute<T>* part(int64_t chunk, bool of_next) const {
+  MAKEMORE_EXT_HOST_DEVICE Compute<T>* part(int64_t chunk, bool of_next) const {
     return parts + (2 * chunk + of_next) * grad_output.columns;
   }
 };

@@ -32,7 +32,7 @@ void cross_entropy_backward(const CrossEntropyArguments<T>& arguments,
                             const double* statistics, const double* total_weight,
                             RowView<T> gradient, Stream stream);
 
-// gradient *= *factor; `count` elements side by side, the first at a multiple of 16 bytes.
+// gradient *= *factor; `count` elements side by side.
 template <typename T>
 void cross_entropy_scale(T* gradient, int64_t count, const Compute<T>* factor, Stream stream);
 

@@ -100,6 +100,13 @@ struct Split {
 
   MAKEMORE_EXT_HOST_DEVICE static Split one_by_one(int64_t size) { return {size, size, 0}; }
 
+  // With vectors from element `head` on, if the rows are as long.
+  template <typename T>
+  MAKEMORE_EXT_HOST_DEVICE static Split after(int64_t head, int64_t size) {
+    const int64_t in_row = head < size ? head : size;
+    return {size, in_row, (size - in_row) / kLanes<T>};
+  }
+
   template <typename T, typename... Others>
   MAKEMORE_EXT_HOST_DEVICE static Split of(int64_t size, const T* row, const Others*... others) {
     static_assert((std::is_same_v<T, Others> && ...));
@@ -107,9 +114,7 @@ struct Split {
     if (((lane_of(others) != begin) || ...)) {
       return one_by_one(size);
     }
-    const int64_t to_alignment = (kLanes<T> - begin) % kLanes<T>;
-    const int64_t head = to_alignment < size ? to_alignment : size;
-    return {size, head, (size - head) / kLanes<T>};
+    return after<T>((kLanes<T> - begin) % kLanes<T>, size);
   }
 
   // Calls body(first element, count) for the share of thread `index` of `threads`; how many

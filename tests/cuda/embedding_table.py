@@ -34,8 +34,11 @@ class Case:
 
     @property
     def id(self) -> str:
-        sizes = f"{self.tokens}x{self.vocabulary}x{self.features}"
-        return f"{sizes}-{str(self.dtype).split('.')[1]}-{self.layout}-{self.offset}-{self.only}"
+        parts = [f"{self.tokens}x{self.vocabulary}x{self.features}", str(self.dtype).split(".")[1]]
+        parts += [] if self.only is None else [f"only {self.only}"]
+        parts += [] if self.layout == "contiguous" else [self.layout]
+        parts += [] if self.offset == 0 else ["unaligned"]
+        return "-".join(parts)
 
     def tensors(self) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(self.tokens)
@@ -70,6 +73,9 @@ CASES = [
     Case(64, 3, 16, torch.float32, only=2),
     Case(33, 3, 16, torch.float32, only=0),
     Case(5, 0, 16, torch.float32, only=0),
+    # No row of the table.
+    *(Case(tokens, 5, 8, dtype, only=only)
+      for dtype in NUMBERS for tokens in (1, 70) for only in (-1, 5)),
 ]  # fmt: skip
 
 
@@ -78,7 +84,7 @@ def check(case: Case, launchers: Launchers, device: Device) -> bytes:
     grad_output, indices = case.tensors()
     arguments = (grad_output, indices, case.vocabulary, case.offset)
     result = embedding_backward(launchers, device, *arguments)
-    inside = indices < case.vocabulary
+    inside = (indices >= 0) & (indices < case.vocabulary)
     rows, values = indices[inside], grad_output[inside].double()
     zeros = torch.zeros(case.vocabulary, case.features, dtype=torch.float64)
     truth = zeros.index_add(0, rows, values)

@@ -65,6 +65,7 @@ def launchers(
     dtypes: Sequence[torch.dtype] = tuple(NUMBERS),
     csrc: Path = CSRC,
     device_csrc: Path | None = None,
+    architecture: str = "8.0",
 ) -> Launchers:
     """tests/cuda/launchers/<name>.cu for some dtypes, perhaps with other sources below it.
 
@@ -74,7 +75,17 @@ def launchers(
     defines = " ".join(f"define({TYPES[dtype]})" for dtype in dtypes)
     flags = [f"-DMAKEMORE_EXT_CUDA_DTYPES(define)={defines}"]
     kernels = device_csrc and toolkit.compile_ptx(source, flags=flags, include=[device_csrc])
-    return Launchers(source, flags=flags, include=[csrc], kernels=kernels)
+    return Launchers(source, architecture, flags=flags, include=[csrc], kernels=kernels)
+
+
+class Unrun(Device):
+    """Runs no kernel, and its arrays are zeros: what is launched is all there is to see."""
+
+    def empty(self, shape: Any, dtype: Any, *, offset: int = 0) -> Buffer:
+        return self.array(np.zeros(shape, dtype), offset=offset)
+
+    def launch(self, *_: Any, **__: Any) -> None:
+        pass
 
 
 def _numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
@@ -146,6 +157,19 @@ def call(
         text = ctypes.create_string_buffer(1000)
         launchers.call(device, "message", text, len(text))
         raise RuntimeError(text.value.decode())
+
+
+def workspaces_lack(
+    launchers: Launchers, dtype: torch.dtype, shapes: np.ndarray[Any, Any]
+) -> np.ndarray[Any, Any]:
+    """The bytes by which the workspace of each shape, a row, is too small: at most 0 if it is not.
+
+    The launchers are called in C++, with nothing behind their pointers, and no kernel runs.
+    """
+    bytes = np.full(len(shapes), 2**62)
+    arguments = (NUMBERS[dtype], shapes.ctypes.data, len(shapes), bytes.ctypes.data)
+    assert launchers.call(Device(), "workspaces_lack", *arguments) == 0
+    return bytes
 
 
 class CrossEntropy:

@@ -64,6 +64,26 @@ class RunningStatistics(ctypes.Structure):
     )
 
 
+class Split(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("size", "head", "vectors"))
+
+
+class Cut(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_int64) for name in ("rows", "inner", "group_rows", "chunk_size")
+    )
+
+
+class ColumnGrid(ctypes.Structure):
+    """What the kernels over columns take beside the pass, and PlaneGrid those over planes."""
+
+    _fields_ = (("split", Split), ("width", ctypes.c_int), ("cut", Cut))
+
+
+class PlaneGrid(ctypes.Structure):
+    _fields_ = (("width", ctypes.c_int), ("cut", Cut))
+
+
 @dataclass(frozen=True)
 class Options:
     training: bool = True
@@ -131,7 +151,7 @@ class BatchNorm:
         dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         return Placed(self.device, torch.empty(self._like.shape[1], dtype=dtype), empty=True)
 
-    def _call(self, name: str, *arguments: Any) -> None:
+    def launch(self, name: str, *arguments: Any) -> None:
         size = self._launchers.call(
             self.device, "workspace", NUMBERS[self.dtype], ctypes.byref(self.arguments.shape)
         )
@@ -156,7 +176,7 @@ class BatchNorm:
             for vector, tensor in zip(placed, (running_mean, running_var), strict=True)
         ]
         running = RunningStatistics(*vectors, self._options.momentum)
-        self._call(
+        self.launch(
             "forward", ctypes.byref(self.arguments), ctypes.byref(running), statistics.buffer,
             ctypes.byref(view),
         )  # fmt: skip
@@ -187,5 +207,5 @@ class BatchNorm:
             None if weight is None else weight.address,
             None if bias is None else bias.address,
         )
-        self._call("backward", ctypes.byref(self.arguments), known.buffer, ctypes.byref(gradients))
+        self.launch("backward", ctypes.byref(self.arguments), known.buffer, ctypes.byref(gradients))
         return tuple(None if p is None else p.tensor() for p in (grad_input, weight, bias))  # type: ignore[return-value]

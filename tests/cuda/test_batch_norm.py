@@ -5,9 +5,10 @@ import dataclasses
 
 import pytest
 import torch
-from batch_norm_table import CASES, TANH, Case, check
+from batch_norm_check import check, check_huge_doubles
+from batch_norm_table import CASES, HUGE_DOUBLES, TANH, Case
 from cuda_bench import Device
-from launched import NUMBERS, call, launchers
+from launched import NUMBERS, Unrun, call, launchers
 from launched_batch_norm import (
     Arguments,
     BatchNorm,
@@ -73,18 +74,9 @@ def test_running_statistics_may_have_strides(training, compiled):
     assert check(spread, compiled, Device()) == check(case, compiled, Device())
 
 
-@pytest.mark.parametrize("shape", [(37, 24, 1), (5, 3, 121)])
+@pytest.mark.parametrize("shape", HUGE_DOUBLES)
 def test_doubles_whose_squares_overflow(shape, compiled):
-    # As those of a tenth of the exponent, but for the scale of the input's gradient.
-    case = Case("doubles", shape, torch.float64, values=lambda x: x.clamp(-3, 3))
-    results = []
-    for scale in (0.0, 1021.0):
-        input = case.input() * 2**scale
-        norm = BatchNorm(Device(), compiled, input, *case.parameters(), Options(eps=0.0))
-        output, statistics, *_ = norm.forward(None, None)
-        grad_input, *of_parameters = norm.backward(case.grad_output(), None, statistics)
-        results.append((output, grad_input * 2**scale, *of_parameters))
-    torch.testing.assert_close(*results)
+    check_huge_doubles(shape, compiled, Device())
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 1), (1, 3, 80)])
@@ -95,6 +87,17 @@ def test_frozen_statistics_near_the_limit(shape, compiled):
     output = norm.forward(mean, variance)[0]
     expected = (input.double() - mean.double()[:, None]) / variance.double().sqrt()[:, None]
     torch.testing.assert_close(output.double(), expected)
+
+
+@pytest.mark.parametrize("dtype", NUMBERS)
+@pytest.mark.parametrize("shape", [(32, 64, 3136), (300, 64, 1), (4, 512, 196), (2, 5000, 49)])
+def test_whole_blocks_finish_where_they_may_have_to_sum_a_channel_again(shape, dtype, compiled):
+    # As many warps a channel as there can be, but no more in all than run at once.
+    norm = BatchNorm(Unrun(), compiled, torch.ones(shape, dtype=dtype), None, None, Options())
+    norm.forward()
+    [finish] = [launch for launch in compiled.launched if "finish" in launch.kernel]
+    assert finish.grid == (shape[1], 1, 1)
+    assert finish.block == ((256, 1, 1) if shape[1] <= 512 else (32, 1, 1))
 
 
 def failing(compiled, shape):

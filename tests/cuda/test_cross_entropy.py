@@ -1,17 +1,16 @@
 """The launchers of cross entropy, executed by the bench, against the CPU's kernels and float64."""
 
 import ctypes
-import dataclasses
 
 import pytest
 import torch
-from cross_entropy_table import CASES, MEAN, Case, check, check_outside, close, operators
+from cross_entropy_check import check, check_outside, check_scale
+from cross_entropy_table import CASES, MEAN, OUTSIDE, SCALES, Case
 from cuda_bench import Device
 from launched import (
     NUMBERS,
     Arguments,
     CrossEntropy,
-    Placed,
     RowShape,
     RowView,
     call,
@@ -71,11 +70,13 @@ def test_does_not_lean_on_exact_hardware_functions(shape, seed, compiled):
     check(case, compiled, Device(approximation_seed=seed))
 
 
-@pytest.mark.parametrize("target", [-1, 33, 2**40, -(2**63)])
-@pytest.mark.parametrize("shape", [(5, 33), (5, 33, 3)])
-@pytest.mark.parametrize("weight", [False, True])
-def test_a_target_out_of_range_makes_its_row_nan_and_reads_nothing(shape, weight, target, compiled):
-    check_outside(Case("outside", shape, torch.float32, weight=weight), target, compiled, Device())
+@pytest.mark.parametrize(
+    ("case", "target"),
+    OUTSIDE,
+    ids=lambda value: value.id if isinstance(value, Case) else str(value),
+)
+def test_a_target_out_of_range_makes_its_row_nan_and_reads_nothing(case, target, compiled):
+    check_outside(case, target, compiled, Device())
 
 
 def test_a_target_out_of_range_makes_the_mean_nan_and_no_other_gradient(compiled):
@@ -90,29 +91,9 @@ def test_a_target_out_of_range_makes_the_mean_nan_and_no_other_gradient(compiled
     assert gradient[[0, 1, 3, 4]].isfinite().all()
 
 
-@pytest.mark.parametrize("dtype", NUMBERS)
-@pytest.mark.parametrize("factor", [1.0, -0.75])
-@pytest.mark.parametrize("count", [1, 8, 1003, 300_001])
-def test_scale(count, factor, dtype, compiled):
-    if count > 2000 and dtype != torch.bfloat16:
-        pytest.skip("more elements than a grid has threads: one dtype")
-    gradient = torch.randn(count, generator=torch.Generator().manual_seed(0)).to(dtype)
-    by = torch.tensor(factor, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
-    device = Device()
-    placed = Placed(device, gradient)
-    arguments = (placed.buffer, count, Placed(device, by).buffer)
-    call(compiled, device, "scale", NUMBERS[dtype], *arguments)
-    operators.cross_entropy_scale_(gradient, by)
-    assert placed.tensor().equal(gradient)
-
-
-def test_statistics_may_be_left_out(compiled):
-    case = dataclasses.replace(CASES[0], options={"reduction": MEAN})
-    made = case.on(Device())
-    loss = made.forward(compiled, with_gradient=True, keep_statistics=False)[0]
-    logits, target, weight = case.tensors()
-    expected = operators.cross_entropy_forward(logits, target, weight, *case.operator_options())[0]
-    close(loss, expected, case.compute)
+@pytest.mark.parametrize("scale", SCALES, ids=lambda scale: scale.id)
+def test_scale(scale, compiled):
+    check_scale(scale, compiled, Device())
 
 
 def failing(compiled, rows):

@@ -1,10 +1,12 @@
 """The launcher of the embedding's gradient, executed by the bench, against float64."""
 
+import ctypes
+
 import pytest
 import torch
 from cuda_bench import Device
 from embedding_table import CASES, Case, check
-from launched import embedding_backward, launchers
+from launched import NUMBERS, Matrix, call, embedding_backward, launchers
 from support_cuda import needs_nvcc
 
 import makemore_ext  # noqa: F401  registers the operators
@@ -45,3 +47,10 @@ def test_an_index_outside_the_table_writes_nothing(tokens, index, compiled):
     indices = torch.full((tokens,), index)
     actual = embedding_backward(compiled, Device(), torch.ones(tokens, 8), indices, 5)
     assert actual.equal(torch.zeros(5, 8))
+
+
+def test_more_features_than_a_grid_has_blocks_for_are_an_error_before_anything_is_written(compiled):
+    nowhere = ctypes.byref(Matrix(0, 1, 65535 * 32 + 1, 65535 * 32 + 1, 1))
+    with pytest.raises(RuntimeError, match=r"^embedding_backward: more features than a grid has"):
+        call(compiled, Device(), "backward", NUMBERS[torch.float32], nowhere, None, None, nowhere,
+             None)  # fmt: skip

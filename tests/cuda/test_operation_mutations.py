@@ -2,14 +2,17 @@
 
 from functools import partial
 
+import batch_norm_check
 import batch_norm_table
+import cross_entropy_check
 import cross_entropy_table
 import embedding_table
+import numpy as np
 import pytest
 import torch
 from cuda_bench import Device, mutations
 from cuda_bench.mutations import Mutation
-from launched import CSRC, launchers
+from launched import CSRC, launchers, workspaces_lack
 from support_cuda import needs_nvcc
 
 pytestmark = needs_nvcc
@@ -73,6 +76,8 @@ CROSS_ENTROPY = [
     Mutation("rows beyond the last", "cuda/cross_entropy.cuh",
              "begin + kRowsPerWeightBlock < rows ? begin + kRowsPerWeightBlock : rows",
              "begin + kRowsPerWeightBlock"),
+    Mutation("alignment of what is scaled forgotten", "cuda/cross_entropy.cuh",
+             "Split::of(count, gradient)", "Split::after<T>(0, count)"),
     Mutation("partial sums added twice", "cuda/cross_entropy.cuh",
              "i < count; i += kSumThreads", "i < count; i += kSumThreads / 2"),
     Mutation("grid too small", "cuda/cross_entropy.cu", "<<<grid_of(blocks, kName), threads,",
@@ -151,6 +156,10 @@ BATCH_NORM = [
     Mutation("workspace too small", "cuda/batch_norm_parts.cuh", "2 * parts + kPassParameters",
              "2 * parts + 1",
              host=True),
+    Mutation("workspace for aligned columns alone", "cuda/batch_norm.cu",
+             "head < kLanes<T>; ++head", "head < 1; ++head", host=True),
+    Mutation("sums read that nothing wrote", "cuda/batch_norm_passes.cuh",
+             "if (sums_needed()) {\n      const", "if (true) {\n      const"),
     Mutation("another stream for the second kernel", "cuda/batch_norm.cu",
              "threads, 0, stream>>>(pass)", "threads>>>(pass)"),
     Mutation("too few threads for the parts", "cuda/batch_norm_parts.cuh", "i += blockDim.x",
@@ -178,6 +187,8 @@ FEW_OF_BATCH_NORM = (
     "evaluation",
     "running float32",
     "no gradient of parameters",
+    "no gradient",
+    "many channels",
     "padded rows",
     "unlike alignment",
     "far from zero",
@@ -196,6 +207,7 @@ def small(cases):
 CASES = list(small(cross_entropy_table.CASES))
 MANY_ROWS = next(case for case in cross_entropy_table.CASES if case.name == "many rows")
 OUTSIDE = cross_entropy_table.Case("outside", (5, 33), torch.float32)
+SCALE = cross_entropy_table.Scale(1003, 7, -0.75, torch.float32)
 IN_TURN = {"order": "reversed", "concurrent_blocks": 1}
 
 
@@ -208,10 +220,11 @@ def broken_launchers(name, mutation, sources):
 def check_cross_entropy(mutation, sources):
     broken = broken_launchers("cross_entropy", mutation, sources)
     for case in CASES:
-        cross_entropy_table.check(case, broken, Device())
-    cross_entropy_table.check_outside(OUTSIDE, -1, broken, Device())
-    cross_entropy_table.check(CASES[0], broken, Device(**IN_TURN))
-    cross_entropy_table.check(MANY_ROWS, broken, Device())
+        cross_entropy_check.check(case, broken, Device())
+    cross_entropy_check.check_outside(OUTSIDE, -1, broken, Device())
+    cross_entropy_check.check(CASES[0], broken, Device(**IN_TURN))
+    cross_entropy_check.check(MANY_ROWS, broken, Device())
+    cross_entropy_check.check_scale(SCALE, broken, Device())
 
 
 def check_embedding(mutation, sources):
@@ -236,7 +249,8 @@ def quick_of_batch_norm():
 def check_batch_norm(mutation, sources):
     broken = broken_launchers("batch_norm", mutation, sources)
     for case in quick_of_batch_norm():
-        batch_norm_table.check(case, broken, Device())
+        batch_norm_check.check(case, broken, Device())
+    assert (workspaces_lack(broken, torch.float32, np.array([[65_537, 50, 1]])) <= 0).all()
 
 
 def half_of_them_slow(listed):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .coverage import Coverage
 from .faults import Fault
 from .memory import (
     LOCAL_WINDOW,
@@ -46,6 +47,7 @@ class Launch:
     reverse: bool  # the order in which the threads of one atomic instruction take effect
     random: np.random.Generator | None
     printed: list[str]
+    coverage: Coverage | None
 
     @property
     def threads(self) -> int:

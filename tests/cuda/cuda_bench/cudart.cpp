@@ -1,12 +1,10 @@
 // Stands in for the CUDA runtime library: what nvcc's host code and a launcher call, handed to the
 // bench through the functions that it sets. Nothing here needs a header or a library of CUDA.
+#include "cudart.h"
+
 #include <cstddef>
 #include <map>
 #include <string>
-
-struct Dim3 {
-  unsigned x, y, z;
-};
 
 // The beginning of cudaLaunchConfig_t.
 struct LaunchConfiguration {
@@ -20,16 +18,7 @@ namespace {
 constexpr int success = 0, invalid_value = 1, invalid_device_function = 98;
 constexpr int maximum_dynamic_shared = 8;  // cudaFuncAttributeMaxDynamicSharedMemorySize
 
-struct Bench {
-  int (*launch)(const char* kernel, const Dim3* grid, const Dim3* block, size_t shared,
-                void* stream, void** arguments);
-  int (*fill)(void* target, int value, size_t size, void* stream);
-  int (*copy)(void* target, const void* source, size_t size, int kind, void* stream);
-  int (*device_attribute)(int attribute);
-  int (*set_shared)(const char* kernel, int size);
-  int (*refuse)(const char* function);  // called where a launcher must not: returns an error
-} bench;
-
+Bench bench;
 int last_error = success;
 Dim3 pushed_grid, pushed_block;
 size_t pushed_shared;

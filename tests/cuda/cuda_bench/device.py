@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .chunk import Chunk, Launch
+from .coverage import Coverage
 from .faults import Fault
 from .floats import Approximator
 from .machine import Machine
@@ -31,6 +32,7 @@ SHARED_LIMITS = {
     "8.9": 99 * 1024,
     "9.0": 227 * 1024,
     "10.0": 227 * 1024,
+    "11.0": 227 * 1024,
     "12.0": 99 * 1024,
 }
 MAXIMUM_GRID = (2**31 - 1, 65535, 65535)
@@ -48,6 +50,9 @@ class Device:
     allow_equal_writes: two threads may write the same value to the same place.
     allow_local_memory: kernels may hold variables in local memory, as printf needs.
     instruction_limit: of the blocks that run together, against endless loops.
+    coverage: gathers which branches were taken, and by which kernels.
+    gap: bytes between one array and the next, a multiple of 256. Arrays of one size are as far from
+        each other as rows of a larger one: by so much, if need be, that 32 bits do not count it.
     """
 
     def __init__(
@@ -61,6 +66,8 @@ class Device:
         allow_equal_writes: bool = False,
         allow_local_memory: bool = False,
         instruction_limit: int = 2_000_000,
+        coverage: Coverage | None = None,
+        gap: int = 1 << 20,
     ) -> None:
         if order not in ("forward", "reversed", "shuffled"):
             raise ValueError(f"order {order!r}: expected forward, reversed or shuffled")
@@ -70,8 +77,9 @@ class Device:
         self.allow_equal_writes = allow_equal_writes
         self.allow_local_memory = allow_local_memory
         self.instruction_limit = instruction_limit
+        self.coverage = coverage
         self.shared_sizes: dict[str, int] = {}  # by kernel: dynamic bytes that it opted in to
-        self.memory = GlobalMemory()
+        self.memory = GlobalMemory(gap)
         self.printed: list[str] = []
         self._random = np.random.default_rng(shuffle_seed)
         self._approximation_seed = approximation_seed
@@ -150,6 +158,7 @@ class Device:
             self.order == "reversed",
             self._random if self.order == "shuffled" else None,
             self.printed,
+            self.coverage,
         )
         together = self.concurrent_blocks or max(1, CHUNK_THREADS // threads)
         sequence = self._sequence(blocks)

@@ -10,7 +10,7 @@ import ctypes
 import functools
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class Launched:
     block: tuple[int, int, int]
     shared: int
     stream: int
+    arguments: tuple[bytes, ...] = field(default=(), repr=False, compare=False)
 
 
 class _Dim3(ctypes.Structure):
@@ -163,13 +164,13 @@ class Launchers:
         self, kernel: bytes, grid: Any, block: Any, shared: int, stream: int | None, held: Any
     ) -> int:
         name = kernel.decode()
-        sizes = [(size[0].x, size[0].y, size[0].z) for size in (grid, block)]
-        self.launched.append(Launched(name, sizes[0], sizes[1], shared, stream or 0))
         function = self.module.functions[name]
-        arguments = [
+        arguments = tuple(
             ctypes.string_at(held[index], parameter.size)
             for index, parameter in enumerate(function.parameters)
-        ]
+        )
+        sizes = [(size[0].x, size[0].y, size[0].z) for size in (grid, block)]
+        self.launched.append(Launched(name, sizes[0], sizes[1], shared, stream or 0, arguments))
         return self._guarded(
             lambda: self._device.launch(
                 self.module, function, sizes[0], sizes[1], arguments, shared=shared

@@ -100,6 +100,8 @@ class Machine:
         code, launch = activation.function.code, self.chunk.launch
         at, lanes, meeting = frame.at, frame.lanes, frame.meeting
         races = launch.races
+        coverage = launch.coverage
+        ways = None if coverage is None else coverage.of(self.program, activation.function)
         while at != meeting:
             if at >= len(code):
                 raise Fault("end", f"ran off the end of {activation.function.function.name}")
@@ -127,6 +129,8 @@ class Machine:
                 continue
             if now.kind is Kind.BRANCH:
                 target = now.targets[0]
+                if ways is not None and now.predicate is not None:
+                    self._enter(ways.setdefault(at, set()), lanes, acting)
                 if acting is None:
                     at += 1
                 elif self._size(acting) == self._size(lanes):
@@ -153,6 +157,12 @@ class Machine:
             frame.at = at + 1
             return
         frame.at = at
+
+    def _enter(self, gone: set[bool], lanes: Lanes, taken: Lanes | None) -> None:
+        if taken is not None:
+            gone.add(True)
+        if taken is None or self._size(taken) < self._size(lanes):
+            gone.add(False)
 
     def _return(self, activation: Activation, code: Code, lanes: Lanes) -> None:
         activation.away[lanes] = True

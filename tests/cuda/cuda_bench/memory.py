@@ -107,9 +107,10 @@ class Buffer:
 
 
 class GlobalMemory:
-    """Every allocation, far enough apart that no small overrun reaches the next."""
+    """Every allocation, `gap` bytes apart: far enough that no small overrun reaches the next."""
 
-    def __init__(self) -> None:
+    def __init__(self, gap: int) -> None:
+        self._gap = gap
         self._buffers: list[Buffer] = []
         self._starts = np.zeros(0, np.int64)
         self._next = FIRST_ADDRESS
@@ -121,7 +122,7 @@ class GlobalMemory:
         buffer = Buffer(Store(size, None), self._next, start, shape, dtype)
         self._buffers.append(buffer)
         self._starts = np.append(self._starts, buffer.base)
-        self._next += (size // LINE + 2) * LINE + (1 << 20)
+        self._next += (size // LINE + 2) * LINE + self._gap
         return buffer
 
     def begin_launch(self, granule: int) -> None:

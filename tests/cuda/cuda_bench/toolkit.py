@@ -19,7 +19,7 @@ from . import ptx
 
 ROOT = Path(__file__).resolve().parents[3]
 CACHE = Path(os.environ.get("CUDA_BENCH_CACHE", ROOT / "build" / "cuda-tests"))
-ARCHITECTURES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+ARCHITECTURES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "11.0", "12.0")
 FLAGS = ("-std=c++17", "-lineinfo", "-Wno-deprecated-gpu-targets")
 
 
@@ -93,6 +93,12 @@ def run(command: Sequence[str | Path], folder: Path | None = None) -> str:
 @functools.cache
 def _version() -> str:
     return run([nvcc(), "--version"])
+
+
+def release() -> str:
+    """As 13.0."""
+    found = re.search(r"release ([\d.]+)", _version())
+    return found[1] if found else ""
 
 
 def nvcc() -> Path:

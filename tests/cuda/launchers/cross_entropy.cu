@@ -1,5 +1,6 @@
 #include "cuda/cross_entropy.cu"
 #include "launchers.h"
+#include "workspaces.h"
 
 using namespace makemore_ext;
 using cuda::Stream;
@@ -46,6 +47,49 @@ extern "C" int scale(int dtype, void* gradient, int64_t count, const void* facto
   if (dtype == kNumber<T>) {                                                      \
     cuda::cross_entropy_scale<T>(static_cast<T*>(gradient), count,                \
                                  static_cast<const Compute<T>*>(factor), stream); \
+  }
+    MAKEMORE_EXT_CUDA_DTYPES(CALL)
+#undef CALL
+  });
+}
+
+namespace {
+
+template <typename T>
+int look(const char* kernel, const Dim3* grid, const Dim3*, size_t, void*, void** arguments) {
+  if (std::strstr(kernel, "cross_entropy_weights") != nullptr) {
+    reach(*static_cast<double**>(arguments[5]) + grid->x);
+  } else if (std::strstr(kernel, "cross_entropy_sum") != nullptr) {
+    reach(*static_cast<const double**>(arguments[0]) + *static_cast<int64_t*>(arguments[1]));
+  } else {
+    reach(static_cast<const cuda::CrossEntropyTask<T>*>(arguments[0])->block_loss + grid->x);
+  }
+  return 0;
+}
+
+// The bytes by which a workspace is too small for rows or columns of this shape: at most 0.
+template <typename T>
+int64_t lacking(const RowShape& shape) {
+  reached = 0;
+  for (const int64_t class_stride : {int64_t{1}, shape.rows}) {
+    CrossEntropyArguments<T> arguments{};
+    arguments.shape = shape;
+    arguments.logits = {reinterpret_cast<T*>(4096), class_stride, {}};
+    arguments.reduction = Reduction::mean;
+    cuda::cross_entropy_forward<T>(arguments, nullptr, nullptr, nullptr, {},
+                                   workspace_at_its_address<double>(), nullptr);
+  }
+  return reached - cuda::cross_entropy_workspace(shape) * int64_t{sizeof(double)};
+}
+
+}  // namespace
+
+extern "C" int workspaces_lack(int dtype, const RowShape* shapes, int64_t count, int64_t* bytes) {
+  return guarded([&] {
+#define CALL(T)                                                \
+  if (dtype == kNumber<T>) {                                   \
+    look_at_launches(look<T>);                                 \
+    std::transform(shapes, shapes + count, bytes, lacking<T>); \
   }
     MAKEMORE_EXT_CUDA_DTYPES(CALL)
 #undef CALL
