@@ -1,7 +1,7 @@
 """Builds the native half, makemore_ext._C. Everything else about the package is in pyproject.toml.
 
-The CPU kernels (csrc/cpu/*.cpp, one file an operation) are compiled once for each instruction set,
-the CUDA kernels (csrc/cuda/*.cu) once for all architectures where there is an nvcc, the rest once.
+The CPU kernels (csrc/cpu/*/*.cpp) are compiled once for each instruction set, the CUDA kernels
+(csrc/cuda/*/*.cu) once for all architectures where there is an nvcc, the rest once.
 Ninja runs the compilers, says how far it is, and compiles again only what a change touches.
 
 MAKEMORE_EXT_CUDA=0 leaves CUDA out, =1 makes its absence an error. TORCH_CUDA_ARCH_LIST names other
@@ -193,20 +193,18 @@ def plan_objects(cuda: Cuda | None) -> dict[str, tuple[str, str]]:
             target = BUILD / folder / source.relative_to("csrc").with_suffix(".o")
             plan[str(target)] = (str(source), shlex.join(command))
 
-    once = [Path("csrc/cpu/dispatch.cpp"), Path("csrc/cpu/errors.cpp")]
     for capability, flags in KERNEL_BUILDS.items():
-        kernels = set(Path("csrc/cpu").rglob("*.cpp")) - set(once)
+        kernels = Path("csrc/cpu").glob("*/*.cpp")
         add(capability, kernels, [*common, f"-DMAKEMORE_EXT_CAPABILITY={capability}", *flags])
     if cuda:
         architectures = " ".join(cuda.architectures)
         extension.append(f'-DMAKEMORE_EXT_CUDA="{architectures}"')
         # A folder for each choice of architectures: another one leaves these objects alone.
-        add(architectures.replace(" ", "_"), Path("csrc/cuda").rglob("*.cu"), cuda.command())
-    add(
-        "extension",
-        [*once, *Path("csrc").glob("*.cpp"), *Path("csrc/ops").glob("*.cpp")],
-        extension,
-    )
+        add(architectures.replace(" ", "_"), Path("csrc/cuda").glob("*/*.cu"), cuda.command())
+    once = [
+        source for folder in ("", "cpu", "ops") for source in Path("csrc", folder).glob("*.cpp")
+    ]
+    add("extension", once, extension)
     return plan
 
 

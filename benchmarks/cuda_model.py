@@ -24,8 +24,8 @@ ELEMENT_BYTES = {"float32": 4, "bfloat16": 2}
 INDEX_BYTES, DOUBLE_BYTES = 8, 8
 STATISTICS = 3 * DOUBLE_BYTES  # a row: max, sum of exponentials, A
 EMBEDDINGS = ((8192, 50257, 768), (96, 27, 10))  # tokens, vocabulary, features
-CHUNK_ROWS = 32  # of csrc/cuda/embedding.cuh
-# Of csrc/cuda/batch_norm.cu and the headers below it.
+CHUNK_ROWS = 32  # of csrc/cuda/embedding/embedding.cuh
+# Of csrc/cuda/batch_norm/batch_norm.cu and the headers below it.
 THREADS, MANY_BLOCKS, MOST_COLUMNS_PER_CHANNEL = 256, 2048, 64
 RUN_ROWS, LEAST_ELEMENTS = 8, 8192
 
@@ -37,7 +37,7 @@ def cross_entropy_cost(shape: tuple[int, ...], dtype: str) -> dict[str, tuple[in
     target = rows * INDEX_BYTES
     forward = logits + 2 * target + rows * STATISTICS  # the weights' sum reads the targets too
     backward = 2 * logits + target + rows * STATISTICS
-    sums = 1 if rows <= 4096 else 2  # csrc/cuda/cross_entropy.cu: launch_weights
+    sums = 1 if rows <= 4096 else 2  # csrc/cuda/cross_entropy/cross_entropy.cu: launch_weights
     return {
         "forward": (forward, sums + 2),
         "backward": (backward, 1),

@@ -6,7 +6,7 @@
 #include <array>
 #include <cstdint>
 
-#include "cpu/fused_mlp_kernels.h"
+#include "cpu/fused_mlp/kernels.h"
 
 namespace makemore_ext {
 
@@ -32,7 +32,8 @@ cpu::MLPArrays<T> arrays(const Addresses& addresses) {
   return result;
 }
 
-// The steps of one network, see csrc/cpu/fused_mlp.h; the memory they work on is Python's.
+// The steps of one network, see csrc/cpu/fused_mlp/fused_mlp.h; the memory they work on is
+// Python's.
 template <typename T>
 class FusedMLP {
  public:

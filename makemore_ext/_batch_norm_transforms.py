@@ -1,7 +1,7 @@
 """What torch's transforms need to know of batch norm: shapes, batching, second derivatives.
 
-The formulas are those of csrc/cpu/batch_norm.h, in torch operations. They serve what the kernels do
-not compute: gradients of the gradient, and tangents.
+The formulas are those of csrc/cpu/batch_norm/batch_norm.h, in torch operations. They serve what
+the kernels do not compute: gradients of the gradient, and tangents.
 """
 
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ class Options(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What the output is made of, each broadcast against the input; see csrc/cpu/batch_norm.h."""
+    """What the output is made of, each broadcast against the input; see batch_norm.h."""
 
     normalized: Tensor  # xhat
     invstd: Tensor

@@ -1,7 +1,7 @@
 """What torch's transforms need to know of cross entropy: shapes, batching, second derivatives.
 
-The formulas are those of csrc/cpu/cross_entropy.h, in torch operations. They serve what the
-kernels do not compute: gradients of the gradient, tangents, and the gradients of target
+The formulas are those of csrc/cpu/cross_entropy/cross_entropy.h, in torch operations. They serve
+what the kernels do not compute: gradients of the gradient, tangents, and the gradients of target
 probabilities and of the weights.
 """
 
@@ -24,7 +24,7 @@ class Options(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What the loss is made of, each broadcast against the logits; see csrc/cpu/cross_entropy.h."""
+    """What the loss is made of, each broadcast against the logits; see cross_entropy.h."""
 
     log_p: Tensor
     lse: Tensor

@@ -1,6 +1,6 @@
 """Batch norm with the activation that follows it: the Function, the functional form, the modules.
 
-The formulas, and how the sums are kept exact, stand in csrc/cpu/batch_norm.h.
+The formulas, and how the sums are kept exact, stand in csrc/cpu/batch_norm/batch_norm.h.
 """
 
 from typing import Any

@@ -1,6 +1,7 @@
 """Cross entropy: the Functions, the functional form and the module.
 
-The formulas, and what is kept from forward to backward, stand in csrc/cpu/cross_entropy.h.
+The formulas, and what is kept from forward to backward, stand in
+csrc/cpu/cross_entropy/cross_entropy.h.
 """
 
 from typing import Any
@@ -29,7 +30,7 @@ class CrossEntropyFunction(torch.autograd.Function):
     label_smoothing and lse_square_scale. `loss` and `lse` [N, d1, ...], which is None unless
     `return_lse`, are float32, or float64 for float64 input, and differentiable.
     The last two are what backward needs: `statistics` [3, N, d1, ...] float64, see
-    csrc/cpu/cross_entropy.h, and `total` [] float64, the divisor of the mean.
+    csrc/cpu/cross_entropy/cross_entropy.h, and `total` [] float64, the divisor of the mean.
     """
 
     generate_vmap_rule = True

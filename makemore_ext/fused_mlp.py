@@ -1,7 +1,8 @@
 """The network's whole training step in one native call.
 
-The formulas, and how they are ordered to save arithmetic, stand in csrc/cpu/fused_mlp.h; what runs
-them, on the CPU and on a CUDA device, in _fused_mlp_steps.py.
+The formulas, and how they are ordered to save arithmetic, stand in
+csrc/cpu/fused_mlp/fused_mlp.h; what runs them, on the CPU and on a CUDA device, in
+_fused_mlp_steps.py.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The error bounds that csrc/cpu/elementary.h states, and the conversions of csrc/cpu/vec.h.
+"""The error bounds that csrc/cpu/simd/elementary.h states, and the conversions of vec.h beside it.
 
 Every 131st float32 is checked, and every one with `pytest -m slow`, which takes ten minutes.
 """

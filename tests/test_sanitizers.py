@@ -39,7 +39,7 @@ def test_no_error(capability, tmp_path):
     vector_bytes, flags, runs_here = BUILDS[capability]
     if not runs_here:
         pytest.skip(f"this processor lacks {capability}")
-    sources = [*(ROOT / "csrc/cpu").glob("*.cpp"), ROOT / "tests/sanitize/main.cpp"]
+    sources = [*(ROOT / "csrc/cpu").rglob("*.cpp"), ROOT / "tests/sanitize/main.cpp"]
     defines = ["-DMAKEMORE_EXT_CAPABILITY=baseline", f"-DMAKEMORE_EXT_VECTOR_BYTES={vector_bytes}"]
     program = tmp_path / "program"
     subprocess.run([*COMPILER, *FLAGS, *flags, *defines, *sources, "-o", program], check=True)

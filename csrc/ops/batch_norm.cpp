@@ -12,8 +12,8 @@
 #include <type_traits>
 #include <vector>
 
-#include "../cpu/batch_norm_kernels.h"
-#include "../cpu/elementary_kernels.h"
+#include "../cpu/batch_norm/kernels.h"
+#include "../cpu/simd/elementary_kernels.h"
 #include "tensors.h"
 
 namespace makemore_ext {

@@ -12,7 +12,7 @@
 #include <tuple>
 #include <vector>
 
-#include "../cpu/cross_entropy_kernels.h"
+#include "../cpu/cross_entropy/kernels.h"
 #include "tensors.h"
 
 namespace makemore_ext {

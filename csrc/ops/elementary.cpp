@@ -1,9 +1,9 @@
-// Element by element, what the kernels do in registers: lets the tests verify csrc/cpu/vec.h and
-// elementary.h.
+// Element by element, what the kernels do in registers: lets the tests verify csrc/cpu/simd/vec.h
+// and elementary.h.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
-#include "../cpu/elementary_kernels.h"
+#include "../cpu/simd/elementary_kernels.h"
 #include "tensors.h"
 
 namespace makemore_ext {

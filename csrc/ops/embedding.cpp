@@ -5,7 +5,7 @@
 #include <optional>
 #include <tuple>
 
-#include "../cpu/embedding_kernels.h"
+#include "../cpu/embedding/kernels.h"
 #include "tensors.h"
 
 namespace makemore_ext {

@@ -41,7 +41,7 @@ class Parts:
 
 
 class Columns(Parts):
-    """A grid of batch_norm_columns.cuh."""
+    """A grid of batch_norm/columns.cuh."""
 
     def __init__(self, case: batch_norm_table.Case, sums: Launched, finish: Launched) -> None:
         grid = ColumnGrid.from_buffer_copy(sums.arguments[1])
@@ -55,7 +55,7 @@ class Columns(Parts):
 
 
 class Planes(Parts):
-    """A grid of batch_norm_planes.cuh."""
+    """A grid of batch_norm/planes.cuh."""
 
     def __init__(self, case: batch_norm_table.Case, sums: Launched, finish: Launched) -> None:
         grid = PlaneGrid.from_buffer_copy(sums.arguments[1])

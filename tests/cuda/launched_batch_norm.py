@@ -1,4 +1,4 @@
-"""The launchers of csrc/cuda/batch_norm.cu called on tensors, see launched.py."""
+"""The launchers of csrc/cuda/batch_norm/batch_norm.cu called on tensors, see launched.py."""
 
 from __future__ import annotations
 

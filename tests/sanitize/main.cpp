@@ -11,8 +11,8 @@
 #include <type_traits>
 #include <vector>
 
-#include "batch_norm_kernels.h"
-#include "fused_mlp_kernels.h"
+#include "batch_norm/kernels.h"
+#include "fused_mlp/kernels.h"
 #include "parallel.h"
 
 namespace makemore_ext::cpu {

@@ -1,4 +1,4 @@
-#include "cuda/batch_norm.cu"
+#include "cuda/batch_norm/batch_norm.cu"
 #include "launchers.h"
 #include "workspaces.h"
 

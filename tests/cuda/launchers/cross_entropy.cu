@@ -1,4 +1,4 @@
-#include "cuda/cross_entropy.cu"
+#include "cuda/cross_entropy/cross_entropy.cu"
 #include "launchers.h"
 #include "workspaces.h"
 

@@ -1,4 +1,4 @@
-#include "cuda/embedding.cu"
+#include "cuda/embedding/embedding.cu"
 #include "launchers.h"
 #include "workspaces.h"
 

@@ -1,0 +1,203 @@
+// What cross entropy does with a block of rows, whatever their layout: from the sums over classes
+// to the losses, and from the upstream gradient to the factors of the gradient. The formulas stand
+// in cross_entropy.h.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "../../arguments.h"
+#include "../simd/elementary.h"
+#include "../simd/vec.h"
+#include "../simd/wide.h"
+
+namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
+
+enum class TargetKind { index, smoothed_index, probabilities };
+
+struct RowBlock {
+  int64_t begin;
+  int64_t count;  // at most kBlockRows
+};
+
+inline constexpr int64_t kBlockRows = 128;
+
+// Blocks are small enough to be still in the second-level cache when they are read again.
+inline constexpr int64_t kBlockBytes = 32768;
+inline constexpr int64_t kElementsPerPiece = 16384;
+
+// The most exponentials of a block that are kept from the sums to the gradient.
+inline constexpr int64_t kMostKept = 262144;
+
+template <typename T>
+struct alignas(64) BlockState {
+  // From the logits, relative to their maximum. What `shares` are depends on the kind of target:
+  // w_c for smoothed indices, v_c for probabilities.
+  Compute<T> max[kBlockRows];
+  double sum_exp[kBlockRows];      // sum_c exp(x_c - max)
+  double shares[kBlockRows];       // their sum
+  double share_logit[kBlockRows];  // sum_c share_c (x_c - max)
+
+  double mass[kBlockRows];  // A
+
+  // Of the target, where it is an index; -1 where it is ignored and after the last row, 0 where
+  // there is none.
+  int64_t target[kBlockRows];
+  double target_weight[kBlockRows];
+  double target_logit[kBlockRows];  // x_t - max
+
+  double grad_loss[kBlockRows];
+  double grad_lse[kBlockRows];
+
+  // gradient_c = scale exp(x_c - max) - offset share_c
+  double exact_scale[kBlockRows];
+  Compute<T> scale[kBlockRows];
+  Compute<T> offset[kBlockRows];
+};
+
+// Calls body(i) for the rows of a block, a vector of doubles at a time: the arrays have room for
+// what the last one has too many.
+template <typename Body>
+inline void for_each_row_vector(RowBlock block, const Body& body) {
+  const int64_t count = std::min(block.count, kBlockRows);  // tells the compiler how many at most
+  for (int64_t i = 0; i < count; i += kLanes<double>) {
+    body(i);
+  }
+}
+
+template <typename T>
+inline void round_rows(RowBlock block, const double* exact, T* rounded) {
+  const int64_t count = std::min(block.count, kBlockRows);
+  for (int64_t i = 0; i < count; i += kLanes<T>) {
+    store(rounded + i, narrow(Wide<Compute<T>>::load(exact + i)));
+  }
+}
+
+template <typename T, TargetKind kind>
+class BlockTargets {
+ public:
+  explicit BlockTargets(const CrossEntropyArguments<T>& arguments)
+      : arguments_(arguments),
+        weight_(arguments.weight),
+        on_target_(1 - arguments.label_smoothing),
+        on_class_(arguments.label_smoothing / static_cast<double>(arguments.shape.classes)) {}
+
+  // Reads targets and their logits; the maxima are known.
+  template <typename Worker>
+  void read(const Worker& worker, RowBlock block, BlockState<T>& state) const {
+    std::fill(state.target, state.target + block.count, int64_t{0});
+    std::fill(state.target + block.count, state.target + kBlockRows, int64_t{-1});
+    if constexpr (kind != TargetKind::probabilities) {
+      const int64_t class_stride = arguments_.logits.class_stride;
+      const int64_t ignore_index = arguments_.ignore_index;
+      for (int64_t i = 0; i < block.count; ++i) {
+        const int64_t target = arguments_.target[block.begin + i];
+        const bool valid = target != ignore_index;
+        state.target[i] = valid ? target : -1;
+        state.target_weight[i] = !valid ? 0.0 : weight_ == nullptr ? 1.0 : weight_[target];
+        state.target_logit[i] =
+            !valid ? 0.0
+                   : static_cast<double>(load_one(worker.logits_row(i) + target * class_stride)) -
+                         static_cast<double>(state.max[i]);
+      }
+    }
+  }
+
+  // The mass and the loss of each row, from the sums; returns the sum of the losses.
+  double losses(RowBlock block, BlockState<T>& state, double* losses) const {
+    const double lse_square_scale = arguments_.lse_square_scale;
+    Vec<double> sum{};
+    for_each_row_vector(block, [&](int64_t i) {
+      const Vec<double> log_sum = log<double>(load(state.sum_exp + i));
+      Vec<double> mass;
+      Vec<double> toward_logits;  // sum_c v_c (x_c - max)
+      if constexpr (kind == TargetKind::probabilities) {
+        mass = load(state.shares + i);
+        toward_logits = load(state.share_logit + i);
+      } else {
+        mass = load(state.target_weight + i) * on_target_;
+        toward_logits = mass * load(state.target_logit + i);
+        if constexpr (kind == TargetKind::smoothed_index) {
+          mass += on_class_ * load(state.shares + i);
+          toward_logits += on_class_ * load(state.share_logit + i);
+        }
+      }
+      Vec<double> loss = mass * log_sum - toward_logits;
+      if (lse_square_scale != 0) {
+        const Vec<double> lse = max_at(state, i) + log_sum;
+        loss += lse_square_scale * lse * lse;
+      }
+      store(state.mass + i, mass);
+      loss = is_ignored(state, i) ? Vec<double>{} : loss;
+      store(losses + i, loss);
+      sum += loss;
+    });
+    return horizontal_sum<double>(sum);
+  }
+
+  // From grad_loss and grad_lse to the factors of the gradient.
+  void factors(RowBlock block, BlockState<T>& state) const {
+    const double lse_square_scale = arguments_.lse_square_scale;
+    for_each_row_vector(block, [&](int64_t i) {
+      // An ignored row has factor 0, which leaves 0, and NaN where softmax itself is NaN.
+      const Vec<double> upstream = is_ignored(state, i) ? Vec<double>{} : load(state.grad_loss + i);
+      const Vec<double> sum_exp = load(state.sum_exp + i);
+      Vec<double> mass = load(state.mass + i);
+      if (lse_square_scale != 0) {
+        mass += 2 * lse_square_scale * (max_at(state, i) + log<double>(sum_exp));
+      }
+      const Vec<double> on_softmax =
+          (upstream == 0 ? Vec<double>{} : upstream * mass) + load(state.grad_lse + i);
+      store(state.grad_loss + i, upstream);
+      store(state.exact_scale + i, on_softmax / sum_exp);
+    });
+    round_rows(block, state.exact_scale, state.scale);
+    if constexpr (kind != TargetKind::index) {
+      const double factor = kind == TargetKind::smoothed_index ? on_class_ : 1.0;
+      for (int64_t i = 0; i < block.count; ++i) {
+        state.offset[i] = static_cast<Compute<T>>(state.grad_loss[i] * factor);
+      }
+    }
+  }
+
+  // Writes the gradient at the target, in double: p - 1 cancels where p is close to 1.
+  template <typename Worker>
+  void write_at_targets(const Worker& worker, RowBlock block, const BlockState<T>& state) const {
+    if constexpr (kind != TargetKind::probabilities) {
+      const double on_target = on_target_ + on_class_;
+      double exact[kBlockRows];
+      for_each_row_vector(block, [&](int64_t i) {
+        const Vec<double> share = on_target * load(state.target_weight + i);
+        store(exact + i, load(state.exact_scale + i) * exp<double>(load(state.target_logit + i)) -
+                             load(state.grad_loss + i) * share);
+      });
+      T gradient[kBlockRows];
+      round_rows(block, exact, gradient);
+      const int64_t class_stride = worker.gradient_class_stride();
+      for (int64_t i = 0; i < block.count; ++i) {
+        if (state.target[i] >= 0) {
+          worker.gradient_row(i)[state.target[i] * class_stride] = gradient[i];
+        }
+      }
+    }
+  }
+
+ private:
+  // Of a vector of rows.
+  static Vec<int64_t> is_ignored(const BlockState<T>& state, int64_t i) {
+    Vec<int64_t> target;
+    std::memcpy(&target, state.target + i, sizeof(target));
+    return target < 0;
+  }
+  static Vec<double> max_at(const BlockState<T>& state, int64_t i) {
+    return load_doubles(state.max + i);
+  }
+
+  const CrossEntropyArguments<T>& arguments_;
+  const Compute<T>* weight_;
+  double on_target_;
+  double on_class_;
+};
+
+}  // namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY

@@ -1,0 +1,335 @@
+// Cross entropy over rows of logits that are contiguous in memory, or are copied to be.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "../../arguments.h"
+#include "../scratch.h"
+#include "../simd/elementary.h"
+#include "../simd/stream.h"
+#include "../simd/vec.h"
+#include "../simd/wide.h"
+#include "block.h"
+
+namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
+
+// Blocks of as many rows as fit the cache.
+struct RowBlocks {
+  int64_t rows;
+  int64_t rows_per_block;
+  int64_t blocks_per_piece;
+
+  template <typename T>
+  static RowBlocks of(const CrossEntropyArguments<T>& arguments) {
+    const int64_t classes = std::max<int64_t>(1, arguments.shape.classes);
+    constexpr int64_t kBlockElements = kBlockBytes / sizeof(T);
+    const int64_t rows_per_block = std::clamp<int64_t>(kBlockElements / classes, 1, kBlockRows);
+    return {arguments.shape.rows, rows_per_block,
+            std::max<int64_t>(1, kElementsPerPiece / rows_per_block / classes)};
+  }
+  int64_t count() const { return (rows + rows_per_block - 1) / rows_per_block; }
+  RowBlock operator[](int64_t index) const {
+    const int64_t begin = index * rows_per_block;
+    return {begin, std::min(rows_per_block, rows - begin)};
+  }
+};
+
+// What is still in the first-level cache when it is summed, after its maximum is known.
+inline constexpr int64_t kChunkBytes = 8192;
+
+// Rows shorter than this are not worth the care that stores past the caches take at either end.
+inline constexpr int64_t kStreamedRowBytes = 3072;
+
+template <typename T>
+inline Compute<T> maximum(const T* x, int64_t count) {
+  using C = Compute<T>;
+  constexpr int64_t lanes = kLanes<T>;
+  constexpr int kChains = 4;  // one comparison would wait for the other
+  const C lowest = -std::numeric_limits<C>::infinity();
+  Vec<C> best[kChains];
+  std::fill(best, best + kChains, broadcast(lowest));
+  int64_t i = 0;
+  for (; i + kChains * lanes <= count; i += kChains * lanes) {
+    for (int chain = 0; chain < kChains; ++chain) {
+      best[chain] = max<C>(load(x + i + chain * lanes), best[chain]);
+    }
+  }
+  for (; i + lanes <= count; i += lanes) {
+    best[0] = max<C>(load(x + i), best[0]);
+  }
+  if (i < count) {
+    best[1] = max<C>(load_partial(x + i, count - i, lowest), best[1]);
+  }
+  return horizontal_max<C>(max<C>(max<C>(best[0], best[1]), max<C>(best[2], best[3])));
+}
+
+// sum_c exp(x_c - shift); the exponentials themselves go to `kept` where that is asked for. Four of
+// them, each at most 1, are added before they are widened: two roundings that a sum of many does
+// not see. Meanwhile the next chunk is on its way.
+template <bool keep, typename T>
+inline double sum_exp(const T* x, int64_t count, Compute<T> shift, Compute<T>* kept) {
+  using C = Compute<T>;
+  constexpr int64_t lanes = kLanes<T>;
+  const auto keep_at = [&](int64_t i, Vec<C> term) {
+    if constexpr (keep) {
+      store(kept + i, term);
+    }
+    return term;
+  };
+  const auto term = [&](int64_t i) {
+    read_ahead(x + i, kChunkBytes);
+    return keep_at(i, exp_nonpositive<C>(load(x + i) - shift));
+  };
+  Wide<C> sum;
+  int64_t i = 0;
+  for (; i + 4 * lanes <= count; i += 4 * lanes) {
+    sum = sum +
+          Wide<C>::from((term(i) + term(i + lanes)) + (term(i + 2 * lanes) + term(i + 3 * lanes)));
+  }
+  for (; i + lanes <= count; i += lanes) {
+    sum = sum + Wide<C>::from(term(i));
+  }
+  if (i < count) {
+    const C lowest = -std::numeric_limits<C>::infinity();
+    const Vec<C> last = load_partial(x + i, count - i, lowest);
+    sum = sum + Wide<C>::from(keep_at(i, exp_nonpositive<C>(last - shift)));
+  }
+  return sum.sum();
+}
+
+// `after_reduce`: whether the gradient is asked for right after the sums of a block. Then the
+// exponentials are formed once, for both.
+template <typename T, TargetKind kind>
+class RowWorker {
+ public:
+  using C = Compute<T>;
+
+  RowWorker(const CrossEntropyArguments<T>& arguments, RowView<T> gradient, bool after_reduce)
+      : arguments_(arguments),
+        weight_(arguments.weight),
+        gradient_(gradient),
+        on_target_(static_cast<C>(1 - arguments.label_smoothing)),
+        on_class_(static_cast<C>(arguments.label_smoothing /
+                                 static_cast<double>(arguments.shape.classes))),
+        keeps_(after_reduce && gradient.data != nullptr && arguments.shape.classes <= kMostKept),
+        streams_(streams(arguments, gradient)),
+        logits_copy_(copy_size(arguments.logits.class_stride)),
+        probabilities_copy_(copy_size(arguments.probabilities.class_stride)),
+        gradient_copy_(copy_size(gradient.class_stride)),
+        kept_(keeps_ ? rows_per_block() * kept_stride() : 0),
+        kept_shift_(keeps_ ? rows_per_block() * chunks() : 0) {}
+
+  ~RowWorker() {
+    if (streams_) {
+      finish_stores();
+    }
+  }
+
+  void begin(RowBlock block) { first_row_ = block.begin; }
+  const T* logits_row(int64_t i) const { return row(arguments_.logits, i); }
+  T* gradient_row(int64_t i) const { return row(gradient_, i); }
+  int64_t gradient_class_stride() const { return gradient_.class_stride; }
+
+  // The maximum and the sums over classes of every row.
+  void reduce(RowBlock block, BlockState<T>& state) {
+    for (int64_t i = 0; i < block.count; ++i) {
+      reduce_row(contiguous(arguments_.logits, i, logits_copy_), probabilities_row(i), i, state);
+    }
+  }
+
+  void gradient(RowBlock block, const BlockState<T>& state) const {
+    for (int64_t i = 0; i < block.count; ++i) {
+      if (keeps_) {
+        streams_ ? gradient_of_row<true, true>(i, state) : gradient_of_row<true, false>(i, state);
+      } else {
+        streams_ ? gradient_of_row<false, true>(i, state) : gradient_of_row<false, false>(i, state);
+      }
+    }
+  }
+
+ private:
+  static constexpr bool kHasShares = kind != TargetKind::index;
+  static constexpr bool kHasProbabilities = kind == TargetKind::probabilities;
+  static constexpr int64_t kChunk = kChunkBytes / sizeof(T);
+
+  static bool streams(const CrossEntropyArguments<T>& arguments, const RowView<T>& gradient) {
+    const int64_t row_bytes = arguments.shape.classes * static_cast<int64_t>(sizeof(T));
+    return gradient.data != nullptr && gradient.data != arguments.logits.data &&
+           gradient.class_stride == 1 && row_bytes >= kStreamedRowBytes &&
+           arguments.shape.rows * row_bytes >= kStreamedBytes;
+  }
+
+  int64_t rows_per_block() const { return RowBlocks::of(arguments_).rows_per_block; }
+  int64_t chunks() const { return (arguments_.shape.classes + kChunk - 1) / kChunk; }
+  int64_t kept_stride() const {
+    return (arguments_.shape.classes + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+  }
+
+  int64_t copy_size(int64_t class_stride) const {
+    return class_stride == 1 ? 0 : arguments_.shape.classes;
+  }
+
+  template <typename Element>
+  Element* row(const RowView<Element>& view, int64_t i) const {
+    return view.row(arguments_.shape, first_row_ + i);
+  }
+
+  const T* contiguous(const RowView<const T>& view, int64_t i, const Scratch<T>& copy) const {
+    const T* source = row(view, i);
+    if (view.class_stride == 1) {
+      return source;
+    }
+    for (int64_t c = 0; c < arguments_.shape.classes; ++c) {
+      copy.data()[c] = source[c * view.class_stride];
+    }
+    return copy.data();
+  }
+
+  const T* probabilities_row(int64_t i) const {
+    return kHasProbabilities ? contiguous(arguments_.probabilities, i, probabilities_copy_)
+                             : nullptr;
+  }
+
+  // The shares of the classes from c on: what share_c is, see BlockState.
+  template <bool partial>
+  Vec<C> shares_at(const T* q, int64_t c, int64_t count) const {
+    Vec<C> share = broadcast(C(1));
+    if constexpr (kHasProbabilities) {
+      share = load_lanes<partial>(q + c, count, C(0)) * on_target_ + on_class_;
+    }
+    if (weight_ != nullptr) {
+      share *= load_lanes<partial>(weight_ + c, count, C(0));
+    }
+    return share;
+  }
+
+  // One read of the row from memory. A new maximum moves what was summed before.
+  void reduce_row(const T* x, const T* q, int64_t i, BlockState<T>& state) const {
+    const C lowest = -std::numeric_limits<C>::infinity();
+    const int64_t classes = arguments_.shape.classes;
+    C max = lowest;
+    double sum = 0;
+    double shares = 0;
+    double share_logit = 0;
+    for (int64_t begin = 0; begin < classes; begin += kChunk) {
+      const int64_t count = std::min(kChunk, classes - begin);
+      const C chunk_max = maximum(x + begin, count);
+      if (chunk_max > max) {
+        if (max != lowest) {
+          const double step = static_cast<double>(max) - static_cast<double>(chunk_max);
+          sum *= std::exp(step);
+          share_logit += shares * step;
+        }
+        max = chunk_max;
+      }
+      // Without a maximum yet, any finite shift sums -inf to 0 and keeps a NaN.
+      const C shift = max == lowest ? C(0) : max;
+      if (keeps_) {
+        sum += sum_exp<true>(x + begin, count, shift, kept_.data() + i * kept_stride() + begin);
+        kept_shift_.data()[i * chunks() + begin / kChunk] = max;
+      } else {
+        sum += sum_exp<false>(x + begin, count, shift, static_cast<C*>(nullptr));
+      }
+      if constexpr (kHasShares) {
+        sum_shares(x + begin, q, begin, count, shift, shares, share_logit);
+      }
+    }
+    state.max[i] = max;
+    state.sum_exp[i] = sum;
+    state.shares[i] = shares;
+    state.share_logit[i] = share_logit;
+  }
+
+  void sum_shares(const T* x, const T* q, int64_t begin, int64_t count, C shift, double& shares,
+                  double& share_logit) const {
+    Wide<C> sum;
+    Wide<C> sum_logit;
+    const Wide<C> wide_shift = Wide<C>::of(shift);
+    int64_t c = 0;
+    for (; c + kLanes<T> <= count; c += kLanes<T>) {
+      const Wide<C> share = Wide<C>::from(shares_at<false>(q, begin + c, 0));
+      sum = sum + share;
+      sum_logit = sum_logit + share * (Wide<C>::from(load(x + c)) - wide_shift);
+    }
+    shares += sum.sum();
+    share_logit += sum_logit.sum();
+    if (c < count) {
+      const Vec<C> share = shares_at<true>(q, begin + c, count - c);
+      for (int64_t lane = 0; c + lane < count; ++lane) {
+        shares += share[lane];
+        share_logit += static_cast<double>(share[lane]) *
+                       (static_cast<double>(load_one(x + c + lane)) - static_cast<double>(shift));
+      }
+    }
+  }
+
+  template <bool kept, bool streamed>
+  void gradient_of_row(int64_t i, const BlockState<T>& state) const {
+    const int64_t classes = arguments_.shape.classes;
+    const T* x = kept ? nullptr : contiguous(arguments_.logits, i, logits_copy_);
+    const T* q = probabilities_row(i);
+    T* destination = row(gradient_, i);
+    T* dx = gradient_.class_stride == 1 ? destination : gradient_copy_.data();
+    for (int64_t begin = 0; begin < classes; begin += kChunk) {
+      const int64_t end = std::min(begin + kChunk, classes);
+      C scale = state.scale[i];
+      if constexpr (kept) {
+        const C shift = kept_shift_.data()[i * chunks() + begin / kChunk];
+        scale *= shift == state.max[i] ? C(1) : std::exp(shift - state.max[i]);
+      }
+      int64_t c = begin;
+      const auto part = [&](int64_t count) {
+        gradient_at<true, kept, false>(x, q, dx, c, count, i, scale, state);
+        c += count;
+      };
+      const int64_t head = streamed ? elements_to_alignment(dx + c, kStoredBytes<T>) : 0;
+      if (head > 0) {
+        part(std::min(head, end - c));
+      }
+      for (; c + kLanes<T> <= end; c += kLanes<T>) {
+        gradient_at<false, kept, streamed>(x, q, dx, c, kLanes<T>, i, scale, state);
+      }
+      if (c < end) {
+        part(end - c);
+      }
+    }
+    for (int64_t c = 0; dx != destination && c < classes; ++c) {
+      destination[c * gradient_.class_stride] = dx[c];
+    }
+  }
+
+  template <bool partial, bool kept, bool streamed>
+  void gradient_at(const T* x, const T* q, T* dx, int64_t c, int64_t count, int64_t i, C scale,
+                   const BlockState<T>& state) const {
+    Vec<C> result;
+    if constexpr (kept) {
+      result = load_lanes<partial>(kept_.data() + i * kept_stride() + c, count, C(0)) * scale;
+    } else {
+      const Vec<C> logits = load_lanes<partial>(x + c, count, C(0));
+      result = exp_nonpositive<C>(logits - state.max[i]) * scale;
+    }
+    if constexpr (kHasShares) {
+      result -= shares_at<partial>(q, c, count) * state.offset[i];
+    }
+    store_lanes_through<partial, streamed>(dx + c, result, count);
+  }
+
+  const CrossEntropyArguments<T>& arguments_;
+  const C* weight_;
+  RowView<T> gradient_;
+  C on_target_;
+  C on_class_;
+  bool keeps_;
+  bool streams_;
+  Scratch<T> logits_copy_;
+  Scratch<T> probabilities_copy_;
+  Scratch<T> gradient_copy_;
+  Scratch<C> kept_;        // [rows of a block, classes], exp(x - shift)
+  Scratch<C> kept_shift_;  // [rows of a block, chunks], the maximum known at that chunk
+  int64_t first_row_ = 0;
+};
+
+}  // namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY

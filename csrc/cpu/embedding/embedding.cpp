@@ -1,0 +1,16 @@
+#include "embedding.h"
+
+#include "kernels.h"
+
+namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
+
+template <>
+EmbeddingKernels<float> table() {
+  return {embedding_backward<float>};
+}
+template <>
+EmbeddingKernels<double> table() {
+  return {embedding_backward<double>};
+}
+
+}  // namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY
