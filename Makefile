@@ -37,7 +37,7 @@ $(BIN)/.torch:
 	@echo "==> creating $(VENV) with torch and the build tools (a few minutes the first time)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet torch==2.13.0 ninja pybind11 setuptools wheel
+	$(BIN)/pip install --quiet torch==2.13.0 numpy ninja pybind11 setuptools wheel
 	@touch $@
 
 $(BIN)/.built: $(BIN)/.torch $(SOURCES)
