@@ -18,6 +18,7 @@ from cross_entropy_cases import (
     with_weight,
 )
 from support import assert_few_roundings, mean_error
+from torch import Tensor
 from torch.nn import functional as F
 
 import makemore_ext as mx
@@ -39,15 +40,24 @@ def on_grid(logits):
     return (logits * 64).round() / 64
 
 
-def largest_share(input, target, weight, reduction="mean", ignore_index=-100, **_):
-    """u v for the largest weight, were q and u 1 and as large as in loss_and_gradient."""
-    if reduction == "none":
-        return 2 * weight.max()
-    if reduction == "sum":
-        return 0.5 * weight.max()
-    if target.is_floating_point():
-        return 0.5 * weight.max() * len(weight) / target.numel()
-    return 0.5 * weight.max() / weight[target[target != ignore_index]].sum().clamp(min=1e-9)
+def shares(
+    input, target, reduction="mean", weight=None, ignore_index=-100, label_smoothing=0.0
+) -> Tensor:
+    """What u v of the gradient may be, with the largest weight and what loss_and_gradient gives."""
+    class_dim = min(1, input.dim() - 1)
+    classes, is_index = input.shape[class_dim], not target.is_floating_point()
+    if is_index and label_smoothing == 0:
+        # p - 1 at the target errs with what the sum has of the others, as much as it is.
+        return torch.zeros(())
+    weight = torch.ones(classes) if weight is None else weight
+    largest = weight.max() * (2 if reduction == "none" else 0.5)
+    if reduction == "mean" and is_index:
+        largest /= weight[target[target != ignore_index]].sum().clamp(min=1e-9)
+    elif reduction == "mean":
+        largest *= classes / target.numel()
+    if is_index:
+        target = torch.zeros_like(input).scatter(class_dim, target.unsqueeze(class_dim), 1.0)
+    return largest * (target * (1 - label_smoothing) + label_smoothing / classes)
 
 
 def check_roundings(input, target, **options):
@@ -56,13 +66,8 @@ def check_roundings(input, target, **options):
     true_loss, true_gradient = loss_and_gradient(F.cross_entropy, **exact)
     assert (loss.dtype, loss.shape) == (input.dtype, true_loss.shape)
     assert_few_roundings(loss, true_loss, true_loss.abs(), LOSS_ROUNDINGS)
-
-    classes, smoothing = input.shape[min(1, input.dim() - 1)], options.get("label_smoothing", 0.0)
-    exact.setdefault("weight", torch.ones(classes))
-    q = exact["target"] if target.is_floating_point() else 0.0
-    share = largest_share(**exact) * (q * (1 - smoothing) + smoothing / classes)
-    # u A p is the gradient and u v.
-    assert_few_roundings(gradient, true_gradient, true_gradient.abs() + share, GRADIENT_ROUNDINGS)
+    terms = true_gradient.abs() + shares(**exact)  # u A p is the gradient and u v
+    assert_few_roundings(gradient, true_gradient, terms, GRADIENT_ROUNDINGS)
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:3])
