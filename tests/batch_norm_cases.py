@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from support import error, seeded, spacing
+from support import assert_few_roundings, seeded
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -118,8 +118,6 @@ def step_by_step(
 #     which stays below 3 times the root of the sum of the terms' squares; invstd 2
 #   gradient of the input: two differences, factor and product 4, invstd 2; in what is fed back a
 #     product 1, and the sums' own
-#
-# and the last rounding, to the result's dtype.
 ROUNDINGS = 12
 
 
@@ -134,11 +132,12 @@ def terms(
     def spread(vector: Tensor) -> Tensor:
         return vector.view(-1, *[1] * (input.dim() - 2))
 
-    running = mean, var = exact.running_mean, exact.running_var
+    mean, var = exact.running_mean, exact.running_var
+    running = mean.abs(), var
     if training:
         var, mean = torch.var_mean(input, beside, correction=correction)
         running = (
-            running[0].abs().lerp(mean.abs() + var.sqrt(), momentum),
+            running[0].lerp(mean.abs() + var.sqrt(), momentum),
             running[1].lerp(input.var(beside, correction=1), momentum),
         )
     distance = (input - spread(mean)).abs()
@@ -150,7 +149,7 @@ def terms(
     if training:
         fed_back = spread(grad.mean(beside)) + normalized * spread((grad * normalized).mean(beside))
     return [
-        normalized * spread(weight) + spread(exact.bias.abs()),
+        (normalized + 1) * spread(weight) + spread(exact.bias.abs()),
         spread(weight * invstd) * (grad + fed_back),
         (grad * normalized).square().sum(beside).sqrt(),
         grad.square().sum(beside).sqrt(),
@@ -158,15 +157,14 @@ def terms(
     ]
 
 
-def assert_few_roundings(
+def check_roundings(
     results: list[Tensor], truths: list[Tensor], case: Case, training: bool, correction: int = 0
 ) -> None:
-    """Holds the results of `case.run` to ROUNDINGS, or as many of them as there are truths."""
+    """Holds the results of `case.run` to ROUNDINGS."""
     compute = torch.promote_types(case.input.dtype, torch.float32)
     roundings = ROUNDINGS
     if compute == torch.float64:  # sums are no wider than their terms, nor is the truth
         roundings = 2 * (ROUNDINGS + (case.input.numel() / case.input.shape[1]) ** 0.5)
     magnitudes = terms(case, training, correction=correction)
     for result, truth, magnitude in zip(results, truths, magnitudes, strict=True):
-        limit = spacing(truth, result.dtype) + roundings * spacing(magnitude, compute)
-        assert error(result, truth) <= limit
+        assert_few_roundings(result, truth, magnitude, roundings, compute)

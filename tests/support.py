@@ -83,6 +83,22 @@ def spacing(truth: Tensor, dtype: torch.dtype) -> float:
     return truth.abs().max().item() * torch.finfo(dtype).eps / 2 if truth.numel() else 0.0
 
 
+def assert_few_roundings(
+    actual: Tensor,
+    truth: Tensor,
+    terms: Tensor,
+    roundings: float,
+    compute: torch.dtype = torch.float32,
+) -> None:
+    """Holds each element to its last rounding and so many half ulps, in `compute`, of its terms."""
+    finite = truth.isfinite()
+    assert torch.equal(actual.isfinite(), finite)
+    kind = torch.finfo(actual.dtype)
+    last = (truth.abs() + kind.smallest_normal) * kind.eps / 2
+    limit = last + roundings * terms * torch.finfo(compute).eps / 2
+    assert ((actual.double() - truth).abs() <= limit)[finite].all()
+
+
 def mean_error(value: Tensor, truth: Tensor, size: Tensor | None = None) -> float:
     """The mean distance from a float64 truth, in units of the `spacing` of `size` or the truth.
 

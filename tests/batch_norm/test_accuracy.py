@@ -9,7 +9,7 @@ from batch_norm_cases import (
     DTYPES,
     SHAPES,
     Case,
-    assert_few_roundings,
+    check_roundings,
     step_by_step,
     terms,
 )
@@ -33,7 +33,7 @@ def test_error_is_that_of_a_few_roundings(dtype, parameter_dtype, training, shap
     case = Case(shape, dtype, parameter_dtype=parameter_dtype)
     ours = case.run(mx.batch_norm, training)
     truth = case.double().run(F.batch_norm, training)
-    assert_few_roundings(ours, truth, case, training)
+    check_roundings(ours, truth, case, training)
 
 
 @pytest.mark.parametrize("shape", SHAPES[1::2], ids=str)
@@ -49,7 +49,7 @@ def test_for_either_correction_and_every_activation(shape, activation, correctio
         # Backward works from the output as it was rounded: where the slope is steep in it, that
         # rounding shows, and relu's slope at 0 is either.
         ours[1:4] = truth[1:4]
-    assert_few_roundings(ours, truth, case, True, correction)
+    check_roundings(ours, truth, case, True, correction)
 
 
 @pytest.mark.parametrize("offset", [1e3, 1e4, 1e6])
@@ -60,7 +60,7 @@ def test_an_offset_costs_no_digits(offset, shape, training):
     case = Case(shape, torch.float32, offset)
     ours = case.run(mx.batch_norm, training)
     truth = case.double().run(F.batch_norm, training)
-    assert_few_roundings(ours, truth, case, training)
+    check_roundings(ours, truth, case, training)
 
 
 OUTLIERS = {"first": slice(0, 1), "last": slice(-1, None), "sampled": slice(None, None, 128)}
@@ -75,7 +75,7 @@ def test_outliers_cost_no_digits(where, value, shape):
     case.input[where] = value
     ours = case.run(mx.batch_norm, True)
     truth = case.double().run(F.batch_norm, True)
-    assert_few_roundings(ours, truth, case, True)
+    check_roundings(ours, truth, case, True)
 
 
 @training_or_not

@@ -189,12 +189,17 @@ class ColumnWorker {
     }
 
     Wide<C> sum = Wide<C>::load(state.sum_exp + i) * Wide<C>::from(exp_nonpositive<C>(step));
-    // Four exponentials, each at most 1, are added before they are widened.
+    // Four exponentials are added before they are widened. Those of maxima are 1, and counted apart
+    // (see add_four): of four vectors nearly all have one.
+    Vec<C> ones{};
     const auto term = [&](int64_t c) {
       C* place = work + (c - begin) * rows_;
-      const Vec<C> result = exp_nonpositive<C>(load(place) - shift);
+      const Vec<C> difference = load(place) - shift;
+      const Vec<C> result = exp_nonpositive<C>(difference);
       store(place, result);
-      return result;
+      const auto is_one = difference == C(0);
+      ones += is_one ? broadcast(C(1)) : Vec<C>{};
+      return is_one ? Vec<C>{} : result;
     };
     int64_t c = begin;
     for (; c + 4 <= end; c += 4) {
@@ -203,7 +208,7 @@ class ColumnWorker {
     for (; c < end; ++c) {
       sum = sum + Wide<C>::from(term(c));
     }
-    sum.store(state.sum_exp + i);
+    (sum + Wide<C>::from(ones)).store(state.sum_exp + i);
   }
 
   template <bool kept>

@@ -66,9 +66,8 @@ inline Compute<T> maximum(const T* x, int64_t count) {
   return horizontal_max<C>(max<C>(max<C>(best[0], best[1]), max<C>(best[2], best[3])));
 }
 
-// sum_c exp(x_c - shift); the exponentials themselves go to `kept` where that is asked for. Four of
-// them, each at most 1, are added before they are widened: two roundings that a sum of many does
-// not see. Meanwhile the next chunk is on its way.
+// sum_c exp(x_c - shift); the exponentials themselves go to `kept` where that is asked for.
+// Meanwhile the next chunk is on its way.
 template <bool keep, typename T>
 inline double sum_exp(const T* x, int64_t count, Compute<T> shift, Compute<T>* kept) {
   using C = Compute<T>;
@@ -86,8 +85,7 @@ inline double sum_exp(const T* x, int64_t count, Compute<T> shift, Compute<T>* k
   Wide<C> sum;
   int64_t i = 0;
   for (; i + 4 * lanes <= count; i += 4 * lanes) {
-    sum = sum +
-          Wide<C>::from((term(i) + term(i + lanes)) + (term(i + 2 * lanes) + term(i + 3 * lanes)));
+    add_four<C>({term(i), term(i + lanes), term(i + 2 * lanes), term(i + 3 * lanes)}, sum);
   }
   for (; i + lanes <= count; i += lanes) {
     sum = sum + Wide<C>::from(term(i));

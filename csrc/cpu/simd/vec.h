@@ -299,6 +299,30 @@ MAKEMORE_EXT_INLINE Vec<T> max(Vec<T> a, Vec<T> b) {
 #endif
 }
 
+// Whether a lane is at least that much; a NaN is not.
+template <typename T>
+MAKEMORE_EXT_INLINE bool any_at_least(Vec<T> x, T least) {
+  [[maybe_unused]] constexpr bool is_float = std::is_same_v<T, float>;
+#if defined(__AVX512F__)
+  if constexpr (is_float) {
+    return _mm512_cmp_ps_mask(bit_cast<__m512>(x), _mm512_set1_ps(least), _CMP_GE_OQ) != 0;
+  } else {
+    return _mm512_cmp_pd_mask(bit_cast<__m512d>(x), _mm512_set1_pd(least), _CMP_GE_OQ) != 0;
+  }
+#elif defined(__AVX__)
+  if constexpr (is_float) {
+    const __m256 at_least = _mm256_cmp_ps(bit_cast<__m256>(x), _mm256_set1_ps(least), _CMP_GE_OQ);
+    return _mm256_movemask_ps(at_least) != 0;
+  } else {
+    const __m256d at_least = _mm256_cmp_pd(bit_cast<__m256d>(x), _mm256_set1_pd(least), _CMP_GE_OQ);
+    return _mm256_movemask_pd(at_least) != 0;
+  }
+#else
+  const auto words = bit_cast<Vec<int64_t>>(x >= least);
+  return (words[0] | words[1]) != 0;
+#endif
+}
+
 // 1 / x for normal x, to within two units in the last place: with 512-bit vectors a division takes
 // as long as ten multiplications.
 template <typename T>
