@@ -42,11 +42,12 @@ $(BIN)/.torch:
 
 $(BIN)/.built: $(BIN)/.torch $(SOURCES)
 	@echo "==> building makemore_ext (two to three minutes on two cores, seconds after a change)"
+	@touch $(BIN)/.building  # what is saved from now on is for the next build
 	$(BIN)/python setup.py --quiet build_ext --inplace
 	@test $(BIN)/.installed -nt pyproject.toml || \
 		$(BIN)/pip install --quiet --no-build-isolation --editable '.[dev]'
 	@touch $(BIN)/.installed
-	@touch $@
+	@mv $(BIN)/.building $@
 
 build: $(BIN)/.built
 

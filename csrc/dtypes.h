@@ -6,7 +6,7 @@
 namespace makemore_ext {
 
 // IEEE binary16 and the upper half of a binary32, as they lie in memory. No arithmetic: a kernel
-// converts them in registers, see cpu/vec.h and cuda/vec.cuh.
+// converts them in registers, see cpu/simd/vec.h and cuda/vec.cuh.
 struct Half {
   uint16_t bits;
 };

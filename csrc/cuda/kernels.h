@@ -1,7 +1,7 @@
 // The CUDA kernels as the rest of the extension sees them: functions that launch them on a stream.
-// The twin of csrc/cpu/kernels.h. Every pointer leads to memory of the device that is current; none
-// of the functions waits, copies to the host or allocates. Each throws std::runtime_error, naming
-// the kernel, where a launch fails.
+// The twin of what kernels.h says in each folder of csrc/cpu. Every pointer leads to memory of the
+// device that is current; none of the functions waits, copies to the host or allocates. Each throws
+// std::runtime_error, naming the kernel, where a launch fails.
 #pragma once
 
 #include <cstdint>

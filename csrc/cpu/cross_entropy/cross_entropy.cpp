@@ -6,19 +6,20 @@ namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 
 template <>
 CrossEntropyKernels<Half> table() {
-  return {cross_entropy_forward<Half>, cross_entropy_backward<Half>};
+  return CrossEntropyKernels<Half>{cross_entropy_forward<Half>, cross_entropy_backward<Half>};
 }
 template <>
 CrossEntropyKernels<BFloat16> table() {
-  return {cross_entropy_forward<BFloat16>, cross_entropy_backward<BFloat16>};
+  return CrossEntropyKernels<BFloat16>{cross_entropy_forward<BFloat16>,
+                                       cross_entropy_backward<BFloat16>};
 }
 template <>
 CrossEntropyKernels<float> table() {
-  return {cross_entropy_forward<float>, cross_entropy_backward<float>};
+  return CrossEntropyKernels<float>{cross_entropy_forward<float>, cross_entropy_backward<float>};
 }
 template <>
 CrossEntropyKernels<double> table() {
-  return {cross_entropy_forward<double>, cross_entropy_backward<double>};
+  return CrossEntropyKernels<double>{cross_entropy_forward<double>, cross_entropy_backward<double>};
 }
 
 }  // namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY

@@ -6,11 +6,11 @@ namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 
 template <>
 EmbeddingKernels<float> table() {
-  return {embedding_backward<float>};
+  return EmbeddingKernels<float>{embedding_backward<float>};
 }
 template <>
 EmbeddingKernels<double> table() {
-  return {embedding_backward<double>};
+  return EmbeddingKernels<double>{embedding_backward<double>};
 }
 
 }  // namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY
