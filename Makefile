@@ -70,16 +70,17 @@ test: lint
 
 # Each oldest compiler builds a copy of the tree in a folder of its own, whose kernels for one
 # instruction set the operations' tests then run on: where there is AVX-512, `make test` has it.
+# COMPILER is CXX for the build alone: torch.compile would take it too, and clang lacks OpenMP.
 compilers: build
-	@$(MAKE) --no-print-directory CXX=g++-11 CAPABILITY=avx2 with-compiler
-	@$(MAKE) --no-print-directory CXX=clang++-14 CAPABILITY=default with-compiler
+	@$(MAKE) --no-print-directory COMPILER=g++-11 CAPABILITY=avx2 with-compiler
+	@$(MAKE) --no-print-directory COMPILER=clang++-14 CAPABILITY=default with-compiler
 
-with-compiler: COPY = build/compilers/$(CXX)
+with-compiler: COPY = build/compilers/$(COMPILER)
 with-compiler:
-	@echo "==> building with $(CXX)"
+	@echo "==> building with $(COMPILER)"
 	@mkdir -p $(COPY)
 	@git ls-files -z | xargs -0 cp --parents --preserve=timestamps --target-directory=$(COPY)
-	cd $(COPY) && CXX=$(CXX) MAKEMORE_EXT_CUDA=0 $(abspath $(BIN))/python setup.py --quiet build_ext --inplace
+	cd $(COPY) && CXX=$(COMPILER) MAKEMORE_EXT_CUDA=0 $(abspath $(BIN))/python setup.py --quiet build_ext --inplace
 	@echo "==> running the operations' tests on its $(CAPABILITY) kernels"
 	cd $(COPY) && MAKEMORE_EXT_CPU_CAPABILITY=$(CAPABILITY) $(abspath $(BIN))/python -m pytest $(PARALLEL) $(OPERATIONS)
 
