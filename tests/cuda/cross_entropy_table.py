@@ -105,6 +105,11 @@ class Case:
     def compute(self) -> torch.dtype:
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
+    @property
+    def is_large(self) -> bool:
+        """Whether it takes seconds."""
+        return self.name == "many rows" and self.dtype == torch.float64
+
     def tensors(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """logits, target, weight."""
         seed = zlib.crc32(self.id.encode())
@@ -168,7 +173,9 @@ def _table() -> list[Case]:
     add("vocabulary", (2, 50257), dtypes=[torch.bfloat16, torch.float32])
     add("vocabulary none", (1, 9001), options={"reduction": NONE})
     add("many rows", (8200, 3))
-    add("many rows smoothing", (8200, 3), options=smoothing)
+    add("many rows smoothing", (8200, 3), dtypes=[*half, torch.bfloat16, *single],
+        options=smoothing)
+    add("many columns", (1, 2, 8200), dtypes=[torch.float64])
     add("columns of many classes", (2, 1027, 5))
     add("many columns", (3, 70, 67))
     for name, options in {"": {}, " smoothing": smoothing}.items():

@@ -40,7 +40,7 @@ CALLS = [
         for shape in batch_norm_table.HUGE_DOUBLES
     ),
     *(
-        Call("cross_entropy", case.id, partial(cross_entropy_check.check, case))
+        Call("cross_entropy", case.id, partial(cross_entropy_check.check, case), case.is_large)
         for case in cross_entropy_table.CASES
     ),
     *(
