@@ -80,6 +80,11 @@ def torch_batch_norm(*arguments: Any, activation: str | None = None, **options: 
     return ACTIVATIONS[activation](F.batch_norm(*arguments, **options))
 
 
+def over_channels(input: Tensor) -> Callable[[Tensor], Tensor]:
+    """Gives a vector of channels as many dimensions as `input` has."""
+    return lambda vector: vector.view(-1, *[1] * (input.dim() - 2))
+
+
 def step_by_step(
     input: Tensor,
     running_mean: Tensor,
@@ -95,10 +100,7 @@ def step_by_step(
 ) -> Tensor:
     """Batch norm in torch operations, differentiated by autograd."""
     beside = [dim for dim in range(input.dim()) if dim != 1]
-
-    def spread(vector: Tensor) -> Tensor:
-        return vector.view(-1, *[1] * (input.dim() - 2))
-
+    spread = over_channels(input)
     mean, var = running_mean.clone(), running_var.clone()
     if training:
         var, mean = torch.var_mean(input, beside, correction=correction)
@@ -121,24 +123,19 @@ def step_by_step(
 ROUNDINGS = 12
 
 
-def terms(
-    case: Case, training: bool, *, correction: int = 0, momentum: float = 0.1
-) -> list[Tensor]:
+def terms(case: Case, training: bool, correction: int = 0) -> list[Tensor]:
     """The magnitudes in float64 of what the results of `Case.run` are made of."""
     exact = case.double()
     input, grad, weight = exact.input, exact.grad_output.abs(), exact.weight.abs()
     beside = [dim for dim in range(input.dim()) if dim != 1]
-
-    def spread(vector: Tensor) -> Tensor:
-        return vector.view(-1, *[1] * (input.dim() - 2))
-
+    spread = over_channels(input)
     mean, var = exact.running_mean, exact.running_var
     running = mean.abs(), var
     if training:
         var, mean = torch.var_mean(input, beside, correction=correction)
         running = (
-            running[0].lerp(mean.abs() + var.sqrt(), momentum),
-            running[1].lerp(input.var(beside, correction=1), momentum),
+            running[0].lerp(mean.abs() + var.sqrt(), 0.1),
+            running[1].lerp(input.var(beside, correction=1), 0.1),
         )
     distance = (input - spread(mean)).abs()
     if case.input.dtype == torch.float64:  # which is not wide enough for the mean of its kind
@@ -165,6 +162,6 @@ def check_roundings(
     roundings = ROUNDINGS
     if compute == torch.float64:  # sums are no wider than their terms, nor is the truth
         roundings = 2 * (ROUNDINGS + (case.input.numel() / case.input.shape[1]) ** 0.5)
-    magnitudes = terms(case, training, correction=correction)
+    magnitudes = terms(case, training, correction)
     for result, truth, magnitude in zip(results, truths, magnitudes, strict=True):
         assert_few_roundings(result, truth, magnitude, roundings, compute)
