@@ -9,7 +9,7 @@ namespace makemore_ext::cpu {
 
 using RangeFunction = void (*)(int64_t begin, int64_t end, const void* context);
 
-// Calls function on ranges that cover [0, count), on several threads. Defined in csrc/ops/tensors.cpp.
+// Calls function on ranges that cover [0, count), on several threads. Defined in ops/tensors.cpp.
 void parallel_for(int64_t count, RangeFunction function, const void* context);
 
 // Elements below which opening a parallel region costs more than it saves.
