@@ -75,18 +75,19 @@ EXCEPTIONS = {
 }
 
 
-def source_line(place):
+def source_line(operation, place):
     """What stands at `file:line`; compilers have code of no line, too."""
     name, line = place.split(":")
-    [file] = CSRC.rglob(name)
+    folders = (CSRC / "cuda" / operation, CSRC / "cuda", CSRC)
+    file = next(folder / name for folder in folders if (folder / name).is_file())
     return file.read_text().splitlines()[int(line) - 1].strip() if int(line) else ""
 
 
-def exception(branch):
+def exception(operation, branch):
     """How the line begins for which there is an exception, or "division"."""
     if branch.missed.opcode in ("div", "rem") and branch.missed.type in ("s64", "u64"):
         return "division"  # what fits 32 bits is divided by other code, and no size here does not
-    line = source_line(branch.branch.source)
+    line = source_line(operation, branch.branch.source)
     for begin, (kernels, _) in EXCEPTIONS.items():
         if line.startswith(begin) and any(name in branch.kernel for name in kernels):
             return begin
@@ -108,7 +109,7 @@ def test_every_branch_of_the_kernels_goes_both_ways():
         functions = compiled(operation).module.functions.values()
         assert coverage.launched() == {function.name for function in functions if function.entry}
         for branch in coverage.one_way():
-            found = exception(branch)
+            found = exception(operation, branch)
             used.add(found)
             if found is None:
                 missed.add(str(branch))
