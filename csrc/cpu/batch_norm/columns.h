@@ -20,6 +20,23 @@ namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 // cache.
 inline constexpr int64_t kChunkRows = 16;
 
+// Rows of neighbouring columns, in any view of the call.
+struct ColumnPlace {
+  int64_t column;
+  int64_t row;
+  int64_t step = 1;  // from row to row
+
+  // Memory is asked for where the next chunk of rows is, or else further on in the same row.
+  template <typename T>
+  MAKEMORE_EXT_INLINE Rows<T> in(const ChannelView<T>& view) const {
+    constexpr int64_t kShortBytes = 16 * 1024;
+    constexpr int64_t kAheadBytes = 512;
+    const int64_t chunk = kChunkRows * view.outer_stride * static_cast<int64_t>(sizeof(T));
+    return {view.data + row * view.outer_stride + column, step * view.outer_stride,
+            chunk <= kShortBytes ? chunk : kAheadBytes};
+  }
+};
+
 // Columns in blocks, rows in pieces. Few rows make one piece, so that a block of columns stays in
 // the cache; many rows are cut in pieces of whole rows where they are not too wide. Each piece has
 // sums of its own: it has many rows, so that those are few beside the elements.
@@ -65,55 +82,54 @@ class Columns {
         is_one_row_(is_dense && grid_.blocks() == 1 && grid_.columns % kGroupVectors<T> == 0),
         width_((grid_.block_columns + kGroup<T> - 1) / kGroup<T> * kGroup<T> + kGroup<T>),
         values_(grid_.blocks() * kValues * width_ + kHalfPage / sizeof(C)),
-        first_value_(values_.data() +
-                     skipped(pass.result(), values_.data() + kParameters * width_)),
-        sums_(pass.sums_needed() ? grid_.blocks() * grid_.pieces() * 2 * width_ : 0) {}
+        first_value_(values_.data() + skipped(pass.result(), values_.data() + kCentre * width_)),
+        sums_(pass.needs_sums() ? grid_.blocks() * grid_.pieces() * 2 * width_ : 0) {}
 
   int64_t blocks() const { return grid_.blocks(); }
   int64_t pieces() const { return grid_.pieces(); }
-  bool sums_needed() const { return pass_.sums_needed(); }
-  bool result_needed() const { return pass_.result_needed(); }
+  int64_t first_channel(int64_t block) const { return block * grid_.block_columns / per_channel_; }
+  int64_t channels(int64_t block) const { return columns(block) / per_channel_; }
 
-  // The centres: those the pass has, or the mean of a few rows.
-  void begin(int64_t block) const {
-    const Values centres = values(block, kCentre);
-    std::fill_n(centres.data, width_, C(0));
-    if constexpr (!Pass::kChooseCentre) {
-      for_each_channel(block, [&](int64_t channel, int64_t column) {
-        fill(centres, column, pass_.centre(channel));
-      });
-    } else {
-      const int64_t wanted = (kSamples + per_channel_ - 1) / per_channel_;
-      const int64_t samples = std::min(wanted, grid_.rows);
-      const double share = 1.0 / static_cast<double>(samples);
-      const auto rows = locate(block, 0, grid_.rows / samples);
-      for_each_group<T>(0, columns(block), [&](auto partial, int64_t column, int64_t count) {
-        alignas(64) double sum[kGroup<T>] = {};
-        alignas(64) double unused[kGroup<T>] = {};
-        const GroupSums<T> sums{{sum, kGroup<T>}, {unused, kGroup<T>}};
-        pass_.template add<decltype(partial)::value, Activation::none>(rows, samples, column, count,
-                                                                       Group<T>{}, 0, sums);
-        for (int64_t i = 0; i < kGroup<T>; ++i) {
-          centres[column + i] = centre_near<T>(static_cast<C>(sums.first[i] * share));
-        }
-      });
-      if (per_channel_ > 1) {
-        for_each_channel(block, [&](int64_t, int64_t column) {
-          C sum = 0;
-          centres.for_each_part(column, per_channel_, [&](const C* begin, const C* end) {
-            sum = std::accumulate(begin, end, sum);
-          });
-          fill(centres, column, centre_near<T>(sum / static_cast<C>(per_channel_)));
-        });
+  // Before anything else is set: arrays are read in whole groups, beyond the last column too.
+  void clear(int64_t block) const { std::fill_n(values(block, 0).data, kValues * width_, C(0)); }
+
+  // `i` counts the channels of the block.
+  void set_centre(int64_t block, int64_t i, C centre) const {
+    fill(values(block, kSumCentre), i, centre);
+  }
+
+  // The centres from the mean of a few rows.
+  void sample_centres(int64_t block) const {
+    const Values centres = values(block, kSumCentre);
+    const int64_t wanted = (kSamples + per_channel_ - 1) / per_channel_;
+    const int64_t samples = std::min(wanted, grid_.rows);
+    const double share = 1.0 / static_cast<double>(samples);
+    const ColumnPlace place{first_column(block), 0, grid_.rows / samples};
+    for_each_group<T>(0, columns(block), [&](auto partial, int64_t column, int64_t count) {
+      alignas(64) double sum[kGroup<T>] = {};
+      alignas(64) double unused[kGroup<T>] = {};
+      const GroupSums<T> sums{{sum, kGroup<T>}, {unused, kGroup<T>}};
+      pass_.template add<decltype(partial)::value, Activation::none>(place, samples, column, count,
+                                                                     Group<T>{}, 0, sums);
+      for (int64_t i = 0; i < kGroup<T>; ++i) {
+        centres[column + i] = centre_near<T>(static_cast<C>(sums.first[i] * share));
       }
+    });
+    for (int64_t i = 0; per_channel_ > 1 && i < channels(block); ++i) {
+      C sum = 0;
+      centres.for_each_part(i * per_channel_, per_channel_, [&](const C* begin, const C* end) {
+        sum = std::accumulate(begin, end, sum);
+      });
+      set_centre(block, i, centre_near<T>(sum / static_cast<C>(per_channel_)));
     }
   }
 
-  void add(int64_t block, int64_t piece) const {
-    pass_.with_sums([&](auto activation) { add<decltype(activation)::value>(block, piece); });
+  void sum(int64_t block, int64_t piece) const {
+    pass_.with_sums([&](auto activation) { sum<decltype(activation)::value>(block, piece); });
   }
 
-  bool finish(int64_t block) const {
+  // Adds up the sums of the pieces, in order, to those of the first.
+  void join_pieces(int64_t block) const {
     const GroupSums<T> total = sums(block, 0);
     for (int64_t piece = 1; piece < grid_.pieces(); ++piece) {
       const double* other = sums(block, piece).first.data;
@@ -121,56 +137,54 @@ class Columns {
         total.first.data[i] += other[i];
       }
     }
-    const Values centres = values(block, kCentre);
-    bool exact = true;
-    for_each_channel(block, [&](int64_t channel, int64_t column) {
-      C centre = centres[column];
-      if (!pass_.finish(channel, sum(total.first, column), sum(total.second, column), centre)) {
-        fill(centres, column, centre);
-        exact = false;
-      }
-    });
-    return exact;
   }
 
-  void prepare(int64_t block) const {
-    std::fill_n(values(block, kParameters).data, kPassParameters * width_, C(0));
-    for_each_channel(block, [&](int64_t channel, int64_t column) {
-      if (!sums_needed()) {
-        pass_.finish(channel);
-      }
-      C of_channel[kPassParameters];
-      pass_.parameters(channel, of_channel);
-      for (int parameter = 0; parameter < kPassParameters; ++parameter) {
-        fill(values(block, kParameters + parameter), column, of_channel[parameter]);
-      }
-    });
-    for (int parameter = 0; is_one_row_ && parameter < kPassParameters; ++parameter) {
-      const Values array = values(block, kParameters + parameter);
-      for (int64_t i = 0; i < kGroup<T>; ++i) {
+  ChannelSums<C> channel_sums(int64_t block, int64_t i) const {
+    const GroupSums<T> total = sums(block, 0);
+    return {over_columns(total.first, i), over_columns(total.second, i),
+            values(block, kSumCentre)[i * per_channel_]};
+  }
+
+  // of_channel(i) gives them.
+  template <typename OfChannel>
+  void set_parameters(int64_t block, const OfChannel& of_channel) const {
+    const Values centre = values(block, kCentre), scale = values(block, kScale);
+    const Values shift = values(block, kShift), slope = values(block, kSlope);
+    for (int64_t i = 0; i < channels(block); ++i) {
+      const Parameters<C> parameters = of_channel(i);
+      fill(centre, i, parameters.centre);
+      fill(scale, i, parameters.scale);
+      fill(shift, i, parameters.shift);
+      fill(slope, i, parameters.slope);
+    }
+    for (const Values& array : {centre, scale, shift, slope}) {
+      for (int64_t i = 0; is_one_row_ && i < kGroup<T>; ++i) {
         array[grid_.columns + i] = array[i];
       }
     }
   }
 
-  void apply(int64_t block, int64_t piece) const {
-    const int64_t begin = piece * grid_.piece_rows;
-    const int64_t end = std::min(grid_.rows, begin + grid_.piece_rows);
-    const ColumnParameters<T> parameters(values(block, kParameters).data, width_, columns(block));
-    const int64_t rows = is_one_row_ ? 1 : end - begin;
-    pass_.apply(locate(block, begin), rows, (end - begin) / rows * columns(block), parameters);
-    for_each_channel(block, [&](int64_t channel, int64_t) {
-      pass_.apply_extreme(channel, begin * per_channel_, end * per_channel_);
-    });
+  void write(int64_t block, int64_t piece) const {
+    const auto [begin, end] = rows(piece);
+    const ColumnParameters<T> parameters(values(block, kCentre).data, width_, columns(block));
+    const int64_t count = is_one_row_ ? 1 : end - begin;
+    pass_.write(ColumnPlace{first_column(block), begin}, count,
+                (end - begin) / count * columns(block), parameters);
+  }
+
+  // Which of a channel's elements those of a piece are.
+  Range elements(int64_t piece) const {
+    const auto [begin, end] = rows(piece);
+    return {begin * per_channel_, end * per_channel_};
   }
 
  private:
-  enum Value { kCentre, kParameters, kValues = kParameters + kPassParameters };
-  static constexpr int64_t kSamples = 8;
-  static constexpr int64_t kShortBytes = 16 * 1024;
-  static constexpr int64_t kAheadBytes = 512;
-  static constexpr std::uintptr_t kHalfPage = 2048;
+  // Values of each column: the centre of its sums, and Parameters.
+  enum Value { kSumCentre, kCentre, kScale, kShift, kSlope, kValues };
   using Values = GroupArray<T, C>;
+
+  static constexpr int64_t kSamples = 8;
+  static constexpr std::uintptr_t kHalfPage = 2048;
 
   const Pass& pass_;
   int64_t per_channel_;
@@ -181,10 +195,10 @@ class Columns {
   C* first_value_;        // [blocks, kValues, width_], each row a GroupArray
   Scratch<double> sums_;  // [blocks, pieces, 2, width_], likewise
 
-  // Values to leave out, in whole cache lines, for the parameters to begin a quarter of a page
-  // after the result, pages and halves of them aside. While a result is written a load waits for
-  // any store to the same place of another page: rows of a power of two would meet it again and
-  // again.
+  // 4K aliasing: a load waits for any store to the same place of another page. Rows of a power of
+  // two would meet the parameters there again and again while the result is written, so these begin
+  // a quarter of a page after it, pages and halves of them aside: here are the values to leave out
+  // for that, in whole cache lines.
   static int64_t skipped(const T* result, const C* parameters) {
     const auto apart =
         reinterpret_cast<std::uintptr_t>(result) - reinterpret_cast<std::uintptr_t>(parameters);
@@ -198,75 +212,60 @@ class Columns {
     double* first = sums_.data() + (block * grid_.pieces() + piece) * 2 * width_;
     return {{first, width_}, {first + width_, width_}};
   }
+  int64_t first_column(int64_t block) const { return block * grid_.block_columns; }
   int64_t columns(int64_t block) const {
-    return std::min(grid_.block_columns, grid_.columns - block * grid_.block_columns);
+    return std::min(grid_.block_columns, grid_.columns - first_column(block));
+  }
+  Range rows(int64_t piece) const {
+    const int64_t begin = piece * grid_.piece_rows;
+    return {begin, std::min(grid_.rows, begin + grid_.piece_rows)};
   }
 
   template <Activation activation>
-  void add(int64_t block, int64_t piece) const {
-    const Values centres = values(block, kCentre);
+  void sum(int64_t block, int64_t piece) const {
+    const Values centres = values(block, kSumCentre);
     const GroupSums<T> of_piece = sums(block, piece);
     std::fill_n(of_piece.first.data, 2 * width_, 0.0);
-    const int64_t begin = piece * grid_.piece_rows;
-    const int64_t end = std::min(grid_.rows, begin + grid_.piece_rows);
+    const auto [begin, end] = rows(piece);
     for (int64_t row = begin; row < end; row += kChunkRows) {
-      const auto rows = locate(block, row);
+      const ColumnPlace place{first_column(block), row};
       const int64_t count_rows = std::min(kChunkRows, end - row);
       for_each_group<T>(0, columns(block), [&](auto partial, int64_t column, int64_t count) {
         Group<T> centre;
         for (int v = 0; v < kGroupVectors<T>; ++v) {
           centre.of[v] = load(centres.vector(column, v));
         }
-        pass_.template add<decltype(partial)::value, activation>(rows, count_rows, column, count,
+        pass_.template add<decltype(partial)::value, activation>(place, count_rows, column, count,
                                                                  centre, column, of_piece);
       });
     }
   }
 
   // Gives all columns of a channel the same value.
-  void fill(const Values& array, int64_t column, C value) const {
+  void fill(const Values& array, int64_t i, C value) const {
     if (per_channel_ == 1) {
-      array[column] = value;
+      array[i] = value;
       return;
     }
-    array.for_each_part(column, per_channel_,
+    array.for_each_part(i * per_channel_, per_channel_,
                         [&](C* begin, C* end) { std::fill(begin, end, value); });
   }
 
-  // Of all columns of a channel.
-  double sum(const GroupArray<T, double>& array, int64_t column) const {
+  // The sum of all columns of a channel.
+  double over_columns(const GroupArray<T, double>& array, int64_t i) const {
     if (per_channel_ == 1) {
-      return array[column];
+      return array[i];
     }
     Vec<double> lanes{};
     double rest = 0;
-    array.for_each_part(column, per_channel_, [&](const double* begin, const double* end) {
-      for (; end - begin >= kLanes<double>; begin += kLanes<double>) {
-        lanes += load(begin);
-      }
-      rest = std::accumulate(begin, end, rest);
-    });
+    array.for_each_part(i * per_channel_, per_channel_,
+                        [&](const double* begin, const double* end) {
+                          for (; end - begin >= kLanes<double>; begin += kLanes<double>) {
+                            lanes += load(begin);
+                          }
+                          rest = std::accumulate(begin, end, rest);
+                        });
     return horizontal_sum<double>(lanes) + rest;
-  }
-
-  // Calls body(channel, its first column in the block).
-  template <typename Body>
-  void for_each_channel(int64_t block, const Body& body) const {
-    const int64_t first = block * grid_.block_columns / per_channel_;
-    const int64_t count = columns(block) / per_channel_;
-    for (int64_t i = 0; i < count; ++i) {
-      body(first + i, i * per_channel_);
-    }
-  }
-
-  // Memory is asked for where the next chunk of rows is, or else further on in the same row.
-  auto locate(int64_t block, int64_t row, int64_t step = 1) const {
-    const int64_t column = block * grid_.block_columns;
-    return [=](const auto& view) {
-      const int64_t chunk = kChunkRows * view.outer_stride * static_cast<int64_t>(sizeof(T));
-      return Rows{view.data + row * view.outer_stride + column, step * view.outer_stride,
-                  chunk <= kShortBytes ? chunk : kAheadBytes};
-    };
   }
 };
 

@@ -1,16 +1,8 @@
-// The two passes over the input, forward and backward: what either sums over a channel, makes of
-// the sums, and writes. The formulas stand in batch_norm.h; what walks the memory, in
-// columns.h and planes.h.
+// The forward and the backward pass: which sums of a channel each takes, what it makes of them, and
+// what it writes. The formulas stand in batch_norm.h, and there what is called when; where the
+// elements are in memory, in columns.h and planes.h; how they are computed, in rows.h.
 //
-// A pass is asked, in this order, for
-//   with_sums      which activation the sums depend on: `add` is built for each, all else once
-//   add            the sums of a group of some rows, about a centre for each of its elements
-//   finish         of a channel: sums to statistics or gradients. false: not exact enough, take the
-//                  sums again about the centre it leaves
-//   parameters     of a channel, for
-//   apply          which writes some rows
-//   apply_extreme  and this, which writes elements of a channel once more where need be
-// `locate` gives the rows in a view.
+// `Place` is one of a layout: place.in(view) are the rows of any tensor of the call.
 #pragma once
 
 #include <algorithm>
@@ -19,10 +11,9 @@
 #include <type_traits>
 
 #include "../../arguments.h"
-#include "../parallel.h"
 #include "../simd/stream.h"
 #include "../simd/vec.h"
-#include "extreme.h"
+#include "plain.h"
 #include "rows.h"
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
@@ -36,6 +27,19 @@ struct Statistics {
 
   Statistics(Value* statistics, int64_t channels)
       : mean(statistics), variance(mean + channels), invstd(variance + channels) {}
+
+  ChannelStatistics of(int64_t channel) const {
+    return {mean[channel], variance[channel], invstd[channel]};
+  }
+};
+
+// Two sums over a channel, and the value they are about. Forward: x - centre and its square;
+// backward: dz and dz (x - centre).
+template <typename C>
+struct ChannelSums {
+  double first;
+  double second;
+  C centre;
 };
 
 // Calls body(activation) with it as a type.
@@ -78,45 +82,49 @@ class ForwardPass {
 
   const ChannelShape& shape() const { return arguments_.shape; }
   const ChannelView<const T>& input() const { return arguments_.input; }
-  bool sums_needed() const { return arguments_.training; }
-  bool result_needed() const { return true; }
   const T* result() const { return output_.data; }
-  // Whether the centres are the caller's to choose, close to the mean.
-  static constexpr bool kChooseCentre = true;
-  C centre(int64_t) const { return 0; }
+  bool needs_sums() const { return arguments_.training; }
+  bool needs_result() const { return true; }
 
-  // None: these are sums over the input.
+  // The mean is not known yet: the layout takes the centre from a few elements.
+  static constexpr bool kKnowsCentre = false;
+
+  // Calls body(activation) with what the sums depend on: nothing.
   template <typename Body>
   void with_sums(const Body& body) const {
     body(std::integral_constant<Activation, Activation::none>{});
   }
 
-  template <bool partial, Activation, typename Locate>
-  MAKEMORE_EXT_INLINE void add(const Locate& locate, int64_t rows, int64_t column, int64_t count,
+  // Adds to the sums of the group of each row at `column`, whose values in the other arrays are at
+  // `index`.
+  template <bool partial, Activation, typename Place>
+  MAKEMORE_EXT_INLINE void add(const Place& place, int64_t rows, int64_t column, int64_t count,
                                const Group<T>& centre, int64_t index,
                                const GroupSums<T>& sums) const {
-    add_moments<partial, T>(locate(arguments_.input), rows, column, count, centre, index, sums);
+    add_moments<partial, T>(place.in(arguments_.input), rows, column, count, centre, index, sums);
   }
 
-  // The sum of the squares about the mean is that about the centre, less n (mean - centre)^2, which
-  // costs digits where it is most of it.
-  bool finish(int64_t channel, double sum, double squares, C& centre) const {
-    const double distance = sum / count_;
-    const double beside = distance * sum;
-    const double mean = static_cast<double>(centre) + distance;
-    const double variance = std::max(squares - beside, 0.0) / (count_ - arguments_.correction);
-    statistics_.mean[channel] = mean;
-    statistics_.variance[channel] = variance;
-    statistics_.invstd[channel] = 1 / std::sqrt(variance + arguments_.eps);
-    if (!std::isfinite(squares) || is_extreme<T>(mean, variance)) {
-      ExtremeChannel<T>(arguments_, channel)
-          .statistics(statistics_.mean[channel], statistics_.variance[channel],
-                      statistics_.invstd[channel]);
-    } else if (beside > kMostBeside * squares) {
-      centre = centre_near<T>(static_cast<C>(mean));
-      return false;
+  // The sum of the squares about the mean is that about the centre, less n (mean - centre)^2.
+  void finish(int64_t channel, const ChannelSums<C>& sums) const {
+    const double distance = sums.first / count_;
+    const double mean = static_cast<double>(sums.centre) + distance;
+    const double squares = std::max(sums.second - distance * sums.first, 0.0);
+    const double variance = squares / (count_ - arguments_.correction);
+    set({mean, variance, 1 / std::sqrt(variance + arguments_.eps)}, channel);
+    if (!std::isfinite(sums.second) || is_extreme(channel)) {
+      set(extreme_channel(arguments_, channel).statistics(), channel);
     }
-    return true;
+  }
+
+  // Whether that difference has cost digits: more than 16/17 of the squares were subtracted, as the
+  // centre is more than 4 standard deviations from the mean.
+  bool is_far(int64_t channel, const ChannelSums<C>& sums) const {
+    return std::isfinite(sums.second) && !is_extreme(channel) &&
+           sums.first / count_ * sums.first > 16.0 / 17.0 * sums.second;
+  }
+
+  C centre(int64_t channel) const {
+    return centre_near<T>(static_cast<C>(statistics_.mean[channel]));
   }
 
   // Where there are no sums.
@@ -124,45 +132,50 @@ class ForwardPass {
     statistics_.invstd[channel] = 1 / std::sqrt(statistics_.variance[channel] + arguments_.eps);
   }
 
-  // centre, scale, bias: the mean in two parts, of which the low one is part of the bias.
-  void parameters(int64_t channel, C* result) const {
+  // The mean in two parts, of which the low one is part of the shift.
+  Parameters<C> parameters(int64_t channel) const {
     const double mean = statistics_.mean[channel];
     const double scale = statistics_.invstd[channel] *
                          (arguments_.weight == nullptr ? 1.0 : arguments_.weight[channel]);
     const double bias = arguments_.bias == nullptr ? 0.0 : arguments_.bias[channel];
-    result[0] = static_cast<C>(mean);
-    result[1] = static_cast<C>(scale);
-    result[2] = static_cast<C>(bias - (mean - static_cast<double>(result[0])) * scale);
-    result[3] = 0;
+    const C centre = static_cast<C>(mean);
+    return {centre, static_cast<C>(scale),
+            static_cast<C>(bias - (mean - static_cast<double>(centre)) * scale), C(0)};
   }
 
-  template <typename Locate, typename Parameters>
-  void apply(const Locate& locate, int64_t rows, int64_t count,
-             const Parameters& parameters) const {
-    with_stores(shape(), locate(output_), [&](auto streamed) {
+  template <typename Place, typename RowParameters>
+  void write(const Place& place, int64_t rows, int64_t count,
+             const RowParameters& parameters) const {
+    with_stores(shape(), place.in(output_), [&](auto streamed) {
       with_activation(arguments_.activation, [&](auto activation) {
         normalize<decltype(activation)::value, decltype(streamed)::value, T>(
-            locate(arguments_.input), locate(output_), rows, count, parameters);
+            place.in(arguments_.input), place.in(output_), rows, count, parameters);
       });
     });
   }
 
-  void apply_extreme(int64_t channel, int64_t begin, int64_t end) const {
-    const double mean = statistics_.mean[channel];
-    if (is_extreme<T>(mean, statistics_.variance[channel])) {
-      ExtremeChannel<T>(arguments_, channel)
-          .normalize(begin, end, mean, statistics_.invstd[channel], output_);
+  bool is_extreme(int64_t channel) const { return is_out_of_range<T>(statistics_.of(channel)); }
+
+  // Writes elements [begin, end) of an extreme channel.
+  void write_extreme(int64_t channel, int64_t begin, int64_t end) const {
+    const PlainChannel<T> plain = extreme_channel(arguments_, channel);
+    for (int64_t i = begin; i < end; ++i) {
+      store_one(output_.at(shape(), channel, i),
+                static_cast<C>(plain.y(i, statistics_.of(channel))));
     }
   }
 
  private:
-  // Above, the centre is more than 4 standard deviations from the mean.
-  static constexpr double kMostBeside = 16.0 / 17.0;
-
   const BatchNormArguments<T>& arguments_;
   Statistics<double> statistics_;
   ChannelView<T> output_;
   double count_;
+
+  void set(const ChannelStatistics& known, int64_t channel) const {
+    statistics_.mean[channel] = known.mean;
+    statistics_.variance[channel] = known.variance;
+    statistics_.invstd[channel] = known.invstd;
+  }
 };
 
 template <typename T>
@@ -171,101 +184,104 @@ class BackwardPass {
   using Element = T;
   using C = Compute<T>;
 
-  // sums: [2, channels], what this class keeps between finish and apply.
+  // sums: [2, channels], what this class keeps from the sums to what is written.
   BackwardPass(const BatchNormArguments<T>& arguments, const double* statistics,
                const BatchNormGradients<T>& gradients, double* sums)
       : arguments_(arguments),
         statistics_(statistics, arguments.shape.channels),
         gradients_(gradients),
-        sum_(sums),
-        products_(sums + arguments.shape.channels),
+        sum_dz_(sums),
+        sum_dz_xhat_(sums + arguments.shape.channels),
         count_(static_cast<double>(arguments.shape.per_channel())) {}
 
   const ChannelShape& shape() const { return arguments_.shape; }
   const ChannelView<const T>& input() const { return arguments_.input; }
-  bool sums_needed() const {
-    return gradients_.grad_weight != nullptr || (arguments_.training && result_needed());
-  }
-  bool result_needed() const { return gradients_.grad_input.data != nullptr; }
   const T* result() const { return gradients_.grad_input.data; }
-  static constexpr bool kChooseCentre = false;
+  bool needs_sums() const {
+    return gradients_.grad_weight != nullptr || (arguments_.training && needs_result());
+  }
+  bool needs_result() const { return gradients_.grad_input.data != nullptr; }
+
+  static constexpr bool kKnowsCentre = true;
   C centre(int64_t channel) const {
     return centre_near<T>(static_cast<C>(statistics_.mean[channel]));
   }
+  bool is_far(int64_t, const ChannelSums<C>&) const { return false; }
 
+  // Calls body(activation) with what the sums depend on.
   template <typename Body>
   void with_sums(const Body& body) const {
     with_activation(arguments_.activation, body);
   }
 
-  template <bool partial, Activation activation, typename Locate>
-  MAKEMORE_EXT_INLINE void add(const Locate& locate, int64_t rows, int64_t column, int64_t count,
+  template <bool partial, Activation activation, typename Place>
+  MAKEMORE_EXT_INLINE void add(const Place& place, int64_t rows, int64_t column, int64_t count,
                                const Group<T>& centre, int64_t index,
                                const GroupSums<T>& sums) const {
-    add_gradient_moments<partial, activation, T>(gradient_rows<activation>(locate),
-                                                 locate(arguments_.input), rows, column, count,
+    add_gradient_moments<partial, activation, T>(gradient_rows<activation>(place),
+                                                 place.in(arguments_.input), rows, column, count,
                                                  centre, index, sums);
   }
 
   // From sum dz (x - centre) to sum dz xhat.
-  bool finish(int64_t channel, double sum, double products, C& centre) const {
-    const double mean = statistics_.mean[channel];
-    const double invstd = statistics_.invstd[channel];
-    products = (products - (mean - static_cast<double>(centre)) * sum) * invstd;
-    const bool overflowed = !std::isfinite(products) && std::isfinite(invstd);
-    if (overflowed || is_extreme<T>(mean, statistics_.variance[channel])) {
-      ExtremeChannel<T>(arguments_, channel).gradient_sums(gradients_, mean, invstd, sum, products);
+  void finish(int64_t channel, const ChannelSums<C>& sums) const {
+    const auto [mean, variance, invstd] = statistics_.of(channel);
+    const double rest = mean - static_cast<double>(sums.centre);
+    ChannelGradients result{sums.first, (sums.second - rest * sums.first) * invstd};
+    const bool overflowed = !std::isfinite(result.weight) && std::isfinite(invstd);
+    if (overflowed || is_extreme(channel)) {
+      result = extreme_channel(arguments_, channel).gradients(statistics_.of(channel), gradients_);
     }
-    sum_[channel] = sum;
-    products_[channel] = products;
+    sum_dz_[channel] = result.bias;
+    sum_dz_xhat_[channel] = result.weight;
     if (gradients_.grad_weight != nullptr) {
-      gradients_.grad_weight[channel] = static_cast<C>(products);
-      gradients_.grad_bias[channel] = static_cast<C>(sum);
+      gradients_.grad_weight[channel] = static_cast<C>(result.weight);
+      gradients_.grad_bias[channel] = static_cast<C>(result.bias);
     }
-    return true;
   }
 
-  void finish(int64_t channel) const { sum_[channel] = products_[channel] = 0; }
+  void finish(int64_t channel) const { sum_dz_[channel] = sum_dz_xhat_[channel] = 0; }
 
-  // centre, scale, shift, slope: see input_gradient. What the centre lacks is part of the shift.
-  void parameters(int64_t channel, C* result) const {
-    const double mean = statistics_.mean[channel];
-    const double invstd = statistics_.invstd[channel];
-    result[0] = static_cast<C>(mean);
-    result[1] =
-        static_cast<C>(invstd * (arguments_.weight == nullptr ? 1.0 : arguments_.weight[channel]));
-    const double slope = products_[channel] * invstd / (count_ - arguments_.correction);
-    result[2] =
-        static_cast<C>(sum_[channel] / count_ - (mean - static_cast<double>(result[0])) * slope);
-    result[3] = static_cast<C>(slope);
+  // What the centre lacks of the mean is part of the shift.
+  Parameters<C> parameters(int64_t channel) const {
+    const auto [mean, variance, invstd] = statistics_.of(channel);
+    const double weight = arguments_.weight == nullptr ? 1.0 : arguments_.weight[channel];
+    const double slope = sum_dz_xhat_[channel] * invstd / (count_ - arguments_.correction);
+    const C centre = static_cast<C>(mean);
+    const double rest = mean - static_cast<double>(centre);
+    return {centre, static_cast<C>(invstd * weight),
+            static_cast<C>(sum_dz_[channel] / count_ - rest * slope), static_cast<C>(slope)};
   }
 
-  template <typename Locate, typename Parameters>
-  void apply(const Locate& locate, int64_t rows, int64_t count,
-             const Parameters& parameters) const {
-    const auto write = [&](auto feedback) {
-      with_stores(shape(), locate(gradients_.grad_input), [&](auto streamed) {
+  template <typename Place, typename RowParameters>
+  void write(const Place& place, int64_t rows, int64_t count,
+             const RowParameters& parameters) const {
+    const auto with_feedback = [&](auto feedback) {
+      with_stores(shape(), place.in(gradients_.grad_input), [&](auto streamed) {
         with_activation(arguments_.activation, [&](auto activation) {
           constexpr Activation kActivation = decltype(activation)::value;
           input_gradient<kActivation, decltype(feedback)::value, decltype(streamed)::value, T>(
-              gradient_rows<kActivation>(locate), locate(arguments_.input),
-              locate(gradients_.grad_input), rows, count, parameters);
+              gradient_rows<kActivation>(place), place.in(arguments_.input),
+              place.in(gradients_.grad_input), rows, count, parameters);
         });
       });
     };
     if (arguments_.training) {
-      write(std::true_type{});
+      with_feedback(std::true_type{});
     } else {
-      write(std::false_type{});
+      with_feedback(std::false_type{});
     }
   }
 
-  void apply_extreme(int64_t channel, int64_t begin, int64_t end) const {
-    const double mean = statistics_.mean[channel];
-    if (is_extreme<T>(mean, statistics_.variance[channel])) {
-      ExtremeChannel<T>(arguments_, channel)
-          .input_gradient(begin, end, mean, statistics_.invstd[channel], sum_[channel],
-                          products_[channel], gradients_);
+  bool is_extreme(int64_t channel) const { return is_out_of_range<T>(statistics_.of(channel)); }
+
+  // Writes elements [begin, end) of an extreme channel.
+  void write_extreme(int64_t channel, int64_t begin, int64_t end) const {
+    const PlainChannel<T> plain = extreme_channel(arguments_, channel);
+    const ChannelGradients sums{sum_dz_[channel], sum_dz_xhat_[channel]};
+    for (int64_t i = begin; i < end; ++i) {
+      store_one(gradients_.grad_input.at(shape(), channel, i),
+                static_cast<C>(plain.dx(i, statistics_.of(channel), sums, gradients_)));
     }
   }
 
@@ -273,72 +289,18 @@ class BackwardPass {
   const BatchNormArguments<T>& arguments_;
   Statistics<const double> statistics_;
   const BatchNormGradients<T>& gradients_;
-  double* sum_;
-  double* products_;
+  double* sum_dz_;
+  double* sum_dz_xhat_;
   double count_;
 
-  template <Activation activation, typename Locate>
-  GradientRows<T> gradient_rows(const Locate& locate) const {
+  template <Activation activation, typename Place>
+  GradientRows<T> gradient_rows(const Place& place) const {
     if constexpr (activation == Activation::none) {
-      return {locate(gradients_.grad_output), {}};
+      return {place.in(gradients_.grad_output), {}};
     } else {
-      return {locate(gradients_.grad_output), locate(gradients_.output)};
+      return {place.in(gradients_.grad_output), place.in(gradients_.output)};
     }
   }
 };
-
-// A layout cuts its elements in blocks of channels and those in pieces. With one piece the whole
-// pass over a block is one task, so that the block is read from memory once; with more, the sums of
-// all pieces come first.
-template <typename Layout>
-void run_pass(const Layout& layout, int64_t elements) {
-  const bool sums = layout.sums_needed();
-  const bool result = layout.result_needed();
-  if (layout.pieces() == 1) {
-    for_each_piece(layout.blocks(), 1, elements, [&](int64_t block, int64_t, int64_t) {
-      if (sums) {
-        layout.begin(block);
-        layout.add(block, 0);
-        if (!layout.finish(block)) {
-          layout.add(block, 0);
-          layout.finish(block);
-        }
-      }
-      if (result) {
-        layout.prepare(block);
-        layout.apply(block, 0);
-        finish_stores();
-      }
-    });
-    return;
-  }
-  const auto for_each_block = [&](const auto& body) {
-    for (int64_t block = 0; block < layout.blocks(); ++block) {
-      body(block);
-    }
-  };
-  const auto for_each_cell = [&](const auto& body) {
-    for_each_piece(layout.blocks() * layout.pieces(), 1, elements,
-                   [&](int64_t cell, int64_t, int64_t) {
-                     body(cell / layout.pieces(), cell % layout.pieces());
-                   });
-  };
-  if (sums) {
-    for_each_block([&](int64_t block) { layout.begin(block); });
-    bool exact = false;
-    for (int attempt = 0; attempt < 2 && !exact; ++attempt) {
-      for_each_cell([&](int64_t block, int64_t piece) { layout.add(block, piece); });
-      exact = true;
-      for_each_block([&](int64_t block) { exact = layout.finish(block) && exact; });
-    }
-  }
-  if (result) {
-    for_each_block([&](int64_t block) { layout.prepare(block); });
-    for_each_cell([&](int64_t block, int64_t piece) {
-      layout.apply(block, piece);
-      finish_stores();
-    });
-  }
-}
 
 }  // namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "../../arguments.h"
 #include "../scratch.h"
@@ -42,6 +43,36 @@ struct PlaneGrid {
   int64_t pieces() const { return (per_channel + piece_elements - 1) / piece_elements; }
 };
 
+// Planes as rows, in any view of the call.
+struct PlanePlace {
+  int64_t channel;
+  int64_t outer;  // the first plane
+  int64_t index;  // of an element in it
+  int64_t inner;  // elements of a plane
+
+  // Memory is asked for where the next channel's plane is.
+  template <typename T>
+  MAKEMORE_EXT_INLINE Rows<T> in(const ChannelView<T>& view) const {
+    return {view.data + outer * view.outer_stride + channel * view.channel_stride + index,
+            view.outer_stride, inner * static_cast<int64_t>(sizeof(T))};
+  }
+};
+
+// One plane in rows of a group each.
+struct GroupPlace {
+  PlanePlace plane;
+
+  // Memory is asked for where the same part of the next plane is, or else a page ahead.
+  template <typename T>
+  MAKEMORE_EXT_INLINE Rows<T> in(const ChannelView<T>& view) const {
+    constexpr int64_t kNextPlaneBytes = 16 * 1024;
+    constexpr int64_t kPage = 4096;
+    const auto [data, next_plane, bytes] = plane.in(view);
+    return {data, kGroup<std::remove_const_t<T>>,
+            bytes <= kNextPlaneBytes ? next_plane * static_cast<int64_t>(sizeof(T)) : kPage};
+  }
+};
+
 template <typename Pass>
 class Planes {
  public:
@@ -52,155 +83,154 @@ class Planes {
       : pass_(pass),
         grid_(PlaneGrid::of<T>(pass.shape())),
         centres_(grid_.channels),
-        parameters_(grid_.channels * kPassParameters),
+        parameters_(grid_.channels),
         sums_(grid_.channels * grid_.pieces() * 2) {}
 
   int64_t blocks() const { return grid_.blocks(); }
   int64_t pieces() const { return grid_.pieces(); }
-  bool sums_needed() const { return pass_.sums_needed(); }
-  bool result_needed() const { return pass_.result_needed(); }
+  int64_t first_channel(int64_t block) const { return block * grid_.block_channels; }
+  int64_t channels(int64_t block) const {
+    return std::min(grid_.block_channels, grid_.channels - first_channel(block));
+  }
 
-  // The centres: those the pass has, or the mean of a few elements.
-  void begin(int64_t block) const {
-    for_each_channel(block, [&](int64_t channel) {
-      C& centre = centres_.data()[channel];
-      centre = pass_.centre(channel);
-      if constexpr (Pass::kChooseCentre) {
-        const int64_t samples = std::min(kSamples, grid_.per_channel);
-        double sum = 0;
-        for (int64_t i = 0; i < samples; ++i) {
-          const int64_t index = i * grid_.per_channel / samples;
-          sum += static_cast<double>(load_one(pass_.input().at(pass_.shape(), channel, index))) /
-                 static_cast<double>(samples);
-        }
-        centre = centre_near<T>(static_cast<C>(sum));
+  void clear(int64_t) const {}
+
+  // `i` counts the channels of the block.
+  void set_centre(int64_t block, int64_t i, C centre) const {
+    centres_.data()[first_channel(block) + i] = centre;
+  }
+
+  // The centres from the mean of a few elements.
+  void sample_centres(int64_t block) const {
+    for (int64_t i = 0; i < channels(block); ++i) {
+      const int64_t channel = first_channel(block) + i;
+      const int64_t samples = std::min(kSamples, grid_.per_channel);
+      double sum = 0;
+      for (int64_t sample = 0; sample < samples; ++sample) {
+        const int64_t index = sample * grid_.per_channel / samples;
+        sum += static_cast<double>(load_one(pass_.input().at(pass_.shape(), channel, index))) /
+               static_cast<double>(samples);
+      }
+      set_centre(block, i, centre_near<T>(static_cast<C>(sum)));
+    }
+  }
+
+  void sum(int64_t block, int64_t piece) const {
+    pass_.with_sums([&](auto activation) {
+      for (int64_t i = 0; i < channels(block); ++i) {
+        sum<decltype(activation)::value>(first_channel(block) + i, piece);
       }
     });
   }
 
-  void add(int64_t block, int64_t piece) const {
-    pass_.with_sums([&](auto activation) { add<decltype(activation)::value>(block, piece); });
+  // Adds up the sums of the pieces, in order, to those of the first.
+  void join_pieces(int64_t block) const {
+    for (int64_t i = 0; i < channels(block); ++i) {
+      double* total = sums(first_channel(block) + i, 0);
+      for (int64_t piece = 1; piece < grid_.pieces(); ++piece) {
+        total[0] += total[2 * piece];
+        total[1] += total[2 * piece + 1];
+      }
+    }
   }
 
-  bool finish(int64_t block) const {
-    bool exact = true;
-    for_each_channel(block, [&](int64_t channel) {
-      const double* sums = sums_.data() + channel * grid_.pieces() * 2;
-      double first = 0;
-      double second = 0;
-      for (int64_t piece = 0; piece < grid_.pieces(); ++piece) {
-        first += sums[2 * piece];
-        second += sums[2 * piece + 1];
-      }
-      exact = pass_.finish(channel, first, second, centres_.data()[channel]) && exact;
-    });
-    return exact;
+  ChannelSums<C> channel_sums(int64_t block, int64_t i) const {
+    const int64_t channel = first_channel(block) + i;
+    const double* total = sums(channel, 0);
+    return {total[0], total[1], centres_.data()[channel]};
   }
 
-  void prepare(int64_t block) const {
-    for_each_channel(block, [&](int64_t channel) {
-      if (!sums_needed()) {
-        pass_.finish(channel);
-      }
-      pass_.parameters(channel, parameters_.data() + channel * kPassParameters);
-    });
+  // of_channel(i) gives them.
+  template <typename OfChannel>
+  void set_parameters(int64_t block, const OfChannel& of_channel) const {
+    for (int64_t i = 0; i < channels(block); ++i) {
+      parameters_.data()[first_channel(block) + i] = of_channel(i);
+    }
   }
 
-  void apply(int64_t block, int64_t piece) const {
-    for_each_channel(block, [&](int64_t channel) {
-      ChannelParameters<T> parameters;
-      for (int parameter = 0; parameter < kPassParameters; ++parameter) {
-        parameters.of[parameter] =
-            broadcast(parameters_.data()[channel * kPassParameters + parameter]);
-      }
-      for_each_part(piece, [&](int64_t outer, int64_t planes, int64_t begin, int64_t count) {
-        pass_.apply(locate(outer, channel, begin), planes, count, parameters);
+  void write(int64_t block, int64_t piece) const {
+    for (int64_t i = 0; i < channels(block); ++i) {
+      const int64_t channel = first_channel(block) + i;
+      const ChannelParameters<T> parameters(parameters_.data()[channel]);
+      for_each_stretch(piece, [&](int64_t outer, int64_t planes, int64_t begin, int64_t count) {
+        pass_.write(PlanePlace{channel, outer, begin, inner()}, planes, count, parameters);
       });
-      const int64_t begin = piece * grid_.piece_elements;
-      pass_.apply_extreme(channel, begin,
-                          std::min(grid_.per_channel, begin + grid_.piece_elements));
-    });
+    }
+  }
+
+  // Which of a channel's elements those of a piece are.
+  Range elements(int64_t piece) const {
+    const int64_t begin = piece * grid_.piece_elements;
+    return {begin, std::min(grid_.per_channel, begin + grid_.piece_elements)};
   }
 
  private:
   static constexpr int64_t kSamples = 8;
   static constexpr int64_t kChunkPlanes = 16;
-  static constexpr int64_t kPage = 4096;
   static constexpr int64_t kShortBytes = 1024;
-  static constexpr int64_t kNextPlaneBytes = 16 * 1024;
 
   const Pass& pass_;
   PlaneGrid grid_;
-  Scratch<C> centres_;     // [channels]
-  Scratch<C> parameters_;  // [channels, kPassParameters]
-  Scratch<double> sums_;   // [channels, pieces, 2]
+  Scratch<C> centres_;                 // [channels]
+  Scratch<Parameters<C>> parameters_;  // [channels]
+  Scratch<double> sums_;               // [channels, pieces, 2]
 
-  template <typename Body>
-  void for_each_channel(int64_t block, const Body& body) const {
-    const int64_t begin = block * grid_.block_channels;
-    const int64_t end = std::min(grid_.channels, begin + grid_.block_channels);
-    for (int64_t channel = begin; channel < end; ++channel) {
-      body(channel);
-    }
+  int64_t inner() const { return pass_.shape().inner; }
+  double* sums(int64_t channel, int64_t piece) const {
+    return sums_.data() + (channel * grid_.pieces() + piece) * 2;
   }
 
   // Calls body(outer, planes, begin, count) for what a piece consists of: [begin, begin + count) of
   // some planes from `outer` on.
   template <typename Body>
-  void for_each_part(int64_t piece, const Body& body) const {
-    const int64_t inner = pass_.shape().inner;
+  void for_each_stretch(int64_t piece, const Body& body) const {
     if (grid_.pieces() == 1) {
-      body(0, pass_.shape().outer, 0, inner);
+      body(0, pass_.shape().outer, 0, inner());
       return;
     }
-    const int64_t begin = piece * grid_.piece_elements;
-    const int64_t end = std::min(grid_.per_channel, begin + grid_.piece_elements);
+    const auto [begin, end] = elements(piece);
     for (int64_t i = begin; i < end;) {
-      const int64_t outer = i / inner;
-      const int64_t next = std::min(end, (outer + 1) * inner);
-      body(outer, 1, i - outer * inner, next - i);
+      const int64_t outer = i / inner();
+      const int64_t next = std::min(end, (outer + 1) * inner());
+      body(outer, 1, i - outer * inner(), next - i);
       i = next;
     }
   }
 
   template <Activation activation>
-  void add(int64_t block, int64_t piece) const {
-    for_each_channel(block, [&](int64_t channel) {
-      Group<T> centre;
-      for (int v = 0; v < kGroupVectors<T>; ++v) {
-        centre.of[v] = broadcast(centres_.data()[channel]);
+  void sum(int64_t channel, int64_t piece) const {
+    Group<T> centre;
+    for (int v = 0; v < kGroupVectors<T>; ++v) {
+      centre.of[v] = broadcast(centres_.data()[channel]);
+    }
+    alignas(64) double first[kGroup<T>] = {};
+    alignas(64) double second[kGroup<T>] = {};
+    const GroupSums<T> of_lanes{{first, kGroup<T>}, {second, kGroup<T>}};
+    for_each_stretch(piece, [&](int64_t outer, int64_t planes, int64_t begin, int64_t count) {
+      if (planes > 1 && inner() * static_cast<int64_t>(sizeof(T)) <= kShortBytes) {
+        add_across<activation>(channel, planes, centre, of_lanes);
+        return;
       }
-      alignas(64) double first[kGroup<T>] = {};
-      alignas(64) double second[kGroup<T>] = {};
-      const GroupSums<T> of_lanes{{first, kGroup<T>}, {second, kGroup<T>}};
-      for_each_part(piece, [&](int64_t outer, int64_t planes, int64_t begin, int64_t count) {
-        if (planes > 1 && plane_bytes() <= kShortBytes) {
-          add_across<activation>(channel, planes, centre, of_lanes);
-          return;
-        }
-        for (int64_t plane = outer; plane < outer + planes; ++plane) {
-          add_along<activation>(locate(plane, channel, begin, true), count, centre, of_lanes);
-        }
-      });
-      double* sums = sums_.data() + (channel * grid_.pieces() + piece) * 2;
-      sums[0] = sums[1] = 0;
-      for (int64_t i = 0; i < kGroup<T>; ++i) {
-        sums[0] += first[i];
-        sums[1] += second[i];
+      for (int64_t plane = outer; plane < outer + planes; ++plane) {
+        add_along<activation>({{channel, plane, begin, inner()}}, count, centre, of_lanes);
       }
     });
+    double* total = sums(channel, piece);
+    total[0] = total[1] = 0;
+    for (int64_t i = 0; i < kGroup<T>; ++i) {
+      total[0] += first[i];
+      total[1] += second[i];
+    }
   }
 
-  int64_t plane_bytes() const { return pass_.shape().inner * static_cast<int64_t>(sizeof(T)); }
-
   // The sums of neighbours in one plane, in rows of one group.
-  template <Activation activation, typename Locate>
-  void add_along(const Locate& locate, int64_t count, const Group<T>& centre,
+  template <Activation activation>
+  void add_along(const GroupPlace& place, int64_t count, const Group<T>& centre,
                  const GroupSums<T>& sums) const {
     const int64_t groups = count / kGroup<T>;
-    pass_.template add<false, activation>(locate, groups, 0, kGroup<T>, centre, 0, sums);
+    pass_.template add<false, activation>(place, groups, 0, kGroup<T>, centre, 0, sums);
     if (const int64_t rest = count % kGroup<T>; rest > 0) {
-      pass_.template add<true, activation>(locate, 1, groups * kGroup<T>, rest, centre, 0, sums);
+      pass_.template add<true, activation>(place, 1, groups * kGroup<T>, rest, centre, 0, sums);
     }
   }
 
@@ -209,27 +239,13 @@ class Planes {
   void add_across(int64_t channel, int64_t planes, const Group<T>& centre,
                   const GroupSums<T>& sums) const {
     for (int64_t plane = 0; plane < planes; plane += kChunkPlanes) {
-      const auto rows = locate(plane, channel, 0);
+      const PlanePlace place{channel, plane, 0, inner()};
       const int64_t count_rows = std::min(kChunkPlanes, planes - plane);
-      for_each_group<T>(0, pass_.shape().inner, [&](auto partial, int64_t at, int64_t count) {
-        pass_.template add<decltype(partial)::value, activation>(rows, count_rows, at, count,
+      for_each_group<T>(0, inner(), [&](auto partial, int64_t at, int64_t count) {
+        pass_.template add<decltype(partial)::value, activation>(place, count_rows, at, count,
                                                                  centre, 0, sums);
       });
     }
-  }
-
-  // Planes as rows, or part of one in rows of one group each. Memory is asked for where the next
-  // channel's plane is, or the same part of the next plane, or else a page ahead.
-  auto locate(int64_t outer, int64_t channel, int64_t index, bool in_groups = false) const {
-    const int64_t bytes = plane_bytes();
-    return [=](const auto& view) {
-      const int64_t next_plane = view.outer_stride * static_cast<int64_t>(sizeof(T));
-      return Rows{view.data + outer * view.outer_stride + channel * view.channel_stride + index,
-                  in_groups ? kGroup<T> : view.outer_stride,
-                  !in_groups                 ? bytes
-                  : bytes <= kNextPlaneBytes ? next_plane
-                                             : kPage};
-    };
   }
 };
 

@@ -30,6 +30,11 @@ inline Compute<T> centre_near(Compute<T> value) {
   }
 }
 
+struct Range {
+  int64_t begin;
+  int64_t end;
+};
+
 // Rows of elements, each `stride` after the one before.
 template <typename T>
 struct Rows {
@@ -40,18 +45,21 @@ struct Rows {
   T* at(int64_t row) const { return data + row * stride; }
 };
 
-template <typename T>
-Rows(T*, int64_t, int64_t) -> Rows<T>;
-
-// What apply of a pass needs to know of a channel, at most.
-inline constexpr int kPassParameters = 4;
+// What of a channel its elements are written from; see normalize() and input_gradient().
+template <typename Value>
+struct Parameters {
+  Value centre;
+  Value scale;
+  Value shift;
+  Value slope;
+};
 
 // For elements of a row that are each of another channel. A row may be many rows that follow each
 // other: parameters repeat after `columns`, and each array goes on from its start for a group more.
 template <typename T>
 class ColumnParameters {
  public:
-  // data: [kPassParameters, size], each row a GroupArray
+  // data: [4, size], in the order of Parameters, each row a GroupArray
   ColumnParameters(const Compute<T>* data, int64_t size, int64_t columns)
       : data_(data), size_(size), columns_(columns) {}
 
@@ -62,12 +70,15 @@ class ColumnParameters {
     }
     column_ = index - row_;
   }
-  MAKEMORE_EXT_INLINE Vec<Compute<T>> at(int parameter, int v) const {
-    return load(
-        GroupArray<T, const Compute<T>>{data_ + parameter * size_, size_}.vector(column_, v));
+  MAKEMORE_EXT_INLINE Parameters<Vec<Compute<T>>> at(int v) const {
+    return {load_from(0, v), load_from(1, v), load_from(2, v), load_from(3, v)};
   }
 
  private:
+  MAKEMORE_EXT_INLINE Vec<Compute<T>> load_from(int array, int v) const {
+    return load(GroupArray<T, const Compute<T>>{data_ + array * size_, size_}.vector(column_, v));
+  }
+
   const Compute<T>* data_;
   int64_t size_;
   int64_t columns_;
@@ -77,11 +88,17 @@ class ColumnParameters {
 
 // For rows of one channel.
 template <typename T>
-struct ChannelParameters {
-  Vec<Compute<T>> of[kPassParameters];
+class ChannelParameters {
+ public:
+  explicit ChannelParameters(const Parameters<Compute<T>>& of_channel)
+      : vectors_{broadcast(of_channel.centre), broadcast(of_channel.scale),
+                 broadcast(of_channel.shift), broadcast(of_channel.slope)} {}
 
   MAKEMORE_EXT_INLINE void move_to(int64_t) {}
-  MAKEMORE_EXT_INLINE Vec<Compute<T>> at(int parameter, int) const { return of[parameter]; }
+  MAKEMORE_EXT_INLINE Parameters<Vec<Compute<T>>> at(int) const { return vectors_; }
+
+ private:
+  Parameters<Vec<Compute<T>>> vectors_;
 };
 
 // Two sums for each element of a group, apart from those of its neighbours.
@@ -193,12 +210,12 @@ MAKEMORE_EXT_INLINE Vec<T> activate_backward(Vec<T> grad, Vec<T> y) {
 }
 
 // Writes rows of groups that group(partial, row, column, count, parameters at that column) gives.
-template <bool streamed, typename T, typename Parameters, typename MakeGroup>
+template <bool streamed, typename T, typename RowParameters, typename MakeGroup>
 MAKEMORE_EXT_INLINE void write_rows(Rows<T> result, int64_t rows, int64_t count,
-                                    const Parameters& parameters, const MakeGroup& group) {
+                                    const RowParameters& parameters, const MakeGroup& group) {
   for (int64_t row = 0; row < rows; ++row) {
     T* destination = result.at(row);
-    Parameters of_row = parameters;
+    RowParameters of_row = parameters;
     for_each_stored_group<streamed>(
         destination, count, [&](auto partial, int64_t i, int64_t elements) {
           of_row.move_to(i);
@@ -208,16 +225,17 @@ MAKEMORE_EXT_INLINE void write_rows(Rows<T> result, int64_t rows, int64_t count,
   }
 }
 
-// y = activation((x - centre) scale + bias), with the parameters centre, scale, bias.
-template <Activation activation, bool streamed, typename T, typename Parameters>
+// y = activation((x - centre) scale + shift).
+template <Activation activation, bool streamed, typename T, typename RowParameters>
 inline void normalize(Rows<const T> x, Rows<T> y, int64_t rows, int64_t count,
-                      const Parameters& parameters) {
+                      const RowParameters& parameters) {
   write_rows<streamed>(
       y, rows, count, parameters,
-      [&](auto partial, int64_t row, int64_t i, int64_t elements, const Parameters& at_i) {
+      [&](auto partial, int64_t row, int64_t i, int64_t elements, const RowParameters& at_i) {
         Group<T> group = load_group<decltype(partial)::value>(x.at(row) + i, elements);
         for (int v = 0; v < kGroupVectors<T>; ++v) {
-          const Vec<Compute<T>> z = (group.of[v] - at_i.at(0, v)) * at_i.at(1, v) + at_i.at(2, v);
+          const auto p = at_i.at(v);
+          const Vec<Compute<T>> z = (group.of[v] - p.centre) * p.scale + p.shift;
           group.of[v] = activate<activation, Compute<T>>(z);
         }
         return group;
@@ -273,24 +291,26 @@ MAKEMORE_EXT_INLINE void add_gradient_moments(GradientRows<T> gradient, Rows<con
   });
 }
 
-// dx = scale (dz - shift - (x - centre) slope), with the parameters centre, scale, shift, slope.
-// Without feedback shift and slope are 0, and x is not read.
-template <Activation activation, bool feedback, bool streamed, typename T, typename Parameters>
+// dx = scale (dz - shift - (x - centre) slope). Without feedback shift and slope are 0, and x is
+// not read.
+template <Activation activation, bool feedback, bool streamed, typename T, typename RowParameters>
 inline void input_gradient(GradientRows<T> gradient, Rows<const T> x, Rows<T> dx, int64_t rows,
-                           int64_t count, const Parameters& parameters) {
+                           int64_t count, const RowParameters& parameters) {
   write_rows<streamed>(
       dx, rows, count, parameters,
-      [&](auto partial, int64_t row, int64_t i, int64_t elements, const Parameters& at_i) {
+      [&](auto partial, int64_t row, int64_t i, int64_t elements, const RowParameters& at_i) {
         constexpr bool is_partial = decltype(partial)::value;
         Group<T> dz = gradient.template before_activation<is_partial, activation>(row, i, elements);
         if constexpr (feedback) {
           const Group<T> input = load_group<is_partial>(x.at(row) + i, elements);
           for (int v = 0; v < kGroupVectors<T>; ++v) {
-            dz.of[v] = (dz.of[v] - at_i.at(2, v)) - (input.of[v] - at_i.at(0, v)) * at_i.at(3, v);
+            const auto p = at_i.at(v);
+            dz.of[v] = (dz.of[v] - p.shift) - (input.of[v] - p.centre) * p.slope;
           }
         }
         for (int v = 0; v < kGroupVectors<T>; ++v) {
-          dz.of[v] *= at_i.at(1, v);
+          const auto p = at_i.at(v);
+          dz.of[v] *= p.scale;
         }
         return dz;
       });
