@@ -104,4 +104,4 @@ benchmark: build
 	$(BIN)/python benchmarks/cuda_model.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info makemore_ext/*.so .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info compile_commands.json makemore_ext/*.so .mypy_cache .pytest_cache .ruff_cache
