@@ -1,4 +1,4 @@
-"""What the pages say: examples run as they stand, figures are those of the result files.
+"""What the pages say: examples run, links lead somewhere, figures are those of the result files.
 
 Each example runs in an interpreter of its own; those of docs/cuda-test-bench.md are one session,
 which tests/cuda/test_docs.py runs.
@@ -15,9 +15,11 @@ import pytest
 from makemore_ext.makemore.data import EMBEDDED_NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
+WITH_EXAMPLES = ("README.md", "CONTRIBUTING.md", "docs/usage.md")
+PAGES = (*WITH_EXAMPLES, "benchmarks/README.md", "csrc/README.md", "docs/cuda-test-bench.md")
 EXAMPLES = {
     f"{page}, line {text.count(chr(10), 0, match.start()) + 1}": match[1]
-    for page in ("README.md", "CONTRIBUTING.md", "docs/usage.md")
+    for page in WITH_EXAMPLES
     for text in [(ROOT / page).read_text(encoding="utf-8")]
     for match in re.finditer(r"^```python\n(.*?)^```", text, re.M | re.S)
 }
@@ -46,6 +48,14 @@ def test_the_whole_step_on_names_of_another_alphabet(letters, tmp_path):
     assert len(printed.splitlines()) == 2
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name):
+    page = ROOT / name
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    files = [link for link in links if not link.startswith("https:")]
+    assert [link for link in files if not (page.parent / link).exists()] == []
+
+
 @pytest.fixture
 def page(monkeypatch):
     """What writes the figures."""
@@ -64,7 +74,7 @@ def test_the_figures_of_the_readme_are_those_of_the_result_files(page):
 def test_every_result_file_is_on_the_page(page, monkeypatch):
     asked = []
     load = page.load
-    monkeypatch.setattr(page, "load", lambda name: asked.append(name) or load(name))
+    monkeypatch.setattr(page.sections, "load", lambda name: asked.append(name) or load(name))
     page.page()
     results = (ROOT / "benchmarks" / "results").glob("*.json")
     assert sorted(set(asked)) == sorted(path.stem for path in results)
