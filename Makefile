@@ -30,7 +30,7 @@ help:
 	@echo "make build      set up $(VENV) with the package built and installed editable"
 	@echo "make lint       check the style and the types"
 	@echo "make format     rewrite the sources in the project's style"
-	@echo "make benchmark  measure and write benchmarks/results"
+	@echo "make benchmark  measure, write benchmarks/results and the pages that show them"
 	@echo "make clean      remove the environment and everything built"
 
 $(BIN)/.torch:
@@ -102,6 +102,7 @@ benchmark: build
 	$(BIN)/python benchmarks/cross_entropy.py
 	$(BIN)/python benchmarks/batch_norm.py
 	$(BIN)/python benchmarks/cuda_model.py
+	$(BIN)/python benchmarks/page.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info makemore_ext/*.so .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info compile_commands.json makemore_ext/*.so .mypy_cache .pytest_cache .ruff_cache

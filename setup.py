@@ -8,6 +8,7 @@ MAKEMORE_EXT_CUDA=0 leaves CUDA out, =1 makes its absence an error. TORCH_CUDA_A
 architectures than ARCHITECTURES. MAX_JOBS bounds how many compilers run at once.
 """
 
+import json
 import os
 import platform
 import re
@@ -223,6 +224,24 @@ def ninja_file(plan: dict[str, tuple[str, str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def compile_commands(plan: dict[str, tuple[str, str]]) -> str:
+    """The plan as editors read it, in compile_commands.json.
+
+    Of a source that has several entries clangd takes the first: of a kernel that is the baseline,
+    the only one that is built on every machine.
+    """
+    entries = [
+        {
+            "directory": os.getcwd(),
+            "file": source,
+            "output": target,
+            "command": f"{command} -c {source} -o {shlex.quote(target)}",
+        }
+        for target, (source, command) in plan.items()
+    ]
+    return json.dumps(entries, indent=1) + "\n"
+
+
 class BuildObjects(build_ext):
     """Has ninja compile every object, then links them."""
 
@@ -232,6 +251,7 @@ class BuildObjects(build_ext):
         plan = plan_objects(cuda)
         BUILD.mkdir(parents=True, exist_ok=True)
         (BUILD / "build.ninja").write_text(ninja_file(plan))
+        Path("compile_commands.json").write_text(compile_commands(plan))
         # On PATH in an environment made for the build, beside Python in one that is not activated.
         ninja = shutil.which("ninja") or f"{BIN_DIR}/ninja"
         command = [ninja, "-f", f"{BUILD}/build.ninja", "-j", jobs]

@@ -1,5 +1,6 @@
 """What setup.py decides before anything is compiled: the compiler, CUDA, how many jobs."""
 
+import json
 import runpy
 import subprocess
 import sys
@@ -37,10 +38,10 @@ def setup_py(folder, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", str(folder))
 
-    def call(function, **environment):
+    def call(function, *arguments, **environment):
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        return runpy.run_path("setup.py")[function]()
+        return runpy.run_path("setup.py")[function](*arguments)
 
     return call
 
@@ -157,6 +158,21 @@ def test_jobs_are_refused_in_one_sentence(jobs, setup_py):
     with pytest.raises(SystemExit) as caught:
         setup_py("count_jobs", MAX_JOBS=jobs)
     assert str(caught.value) == f"MAX_JOBS must be a whole number, 1 or more, got {jobs!r}"
+
+
+def test_editors_read_how_each_source_is_compiled(folder, setup_py):
+    program(folder / "c++", "echo '#define __GNUC__ 12'")
+    plan = setup_py("plan_objects", None)
+    entries = json.loads(setup_py("compile_commands", plan))
+    assert [(entry["file"], entry["output"]) for entry in entries] == [
+        (source, target) for target, (source, _) in plan.items()
+    ]
+    assert {entry["directory"] for entry in entries} == {str(ROOT)}
+    first = {entry["file"]: entry["command"] for entry in reversed(entries)}
+    kernel, operator = "csrc/cpu/embedding/embedding.cpp", "csrc/ops/embedding.cpp"
+    assert "-DMAKEMORE_EXT_CAPABILITY=baseline" in first[kernel]
+    assert "-DTORCH_TARGET_VERSION=" in first[operator]
+    assert all(f" -c {source} -o build/objects/" in first[source] for source in (kernel, operator))
 
 
 TORCHES = {

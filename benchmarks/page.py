@@ -1,0 +1,104 @@
+"""Writes what the result files say: benchmarks/README.md, and the figures in the project's README.
+
+    python benchmarks/page.py
+
+Every figure is computed from the files in results/, those in sentences too. In the project's README
+they stand between two comments.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import sections
+from prose import duration, table, times, where, wrapped
+from sections import NOTEBOOK, load, step_seconds
+from training_step import sizes
+
+PAGE = Path(__file__).with_name("README.md")
+README = PAGE.parents[1] / "README.md"
+BEFORE, AFTER = "<!-- benchmarks/page.py writes from here -->\n\n", "\n<!-- to here -->"
+PEERS = ("makemore_ext", "eager torch", "torch.compile", "JAX `lax.scan`")
+
+
+def page() -> str:
+    """benchmarks/README.md."""
+    head = """\
+# Benchmarks
+
+<!-- Made by `python benchmarks/page.py` from the files in results/: change what is there. -->
+
+How long the package takes, beside torch, torch.compile and JAX. `make benchmark` measures all of it
+and makes this page from the files in [results/](results). Medians of rounds in which the contenders
+take turns; the machine has neighbours, so only the ratios within a row stand.
+"""
+    parts = (
+        sections.of_training_step(),
+        sections.of_backends(),
+        sections.of_cross_entropy(),
+        sections.of_batch_norm(),
+        sections.of_cuda(),
+    )
+    return wrapped("\n".join((head, *parts)))
+
+
+def seconds_of(record: dict[str, Any], *shape: int) -> dict[str, float]:
+    """Of the results of this shape the first one's times: float32, contiguous."""
+    return next(row["seconds"] for row in record["results"] if row["shape"] == list(shape))
+
+
+def readme_figures() -> str:
+    """The figures of README.md."""
+    case = load("training_step")["cases"][NOTEBOOK]
+    losses, norms = load("cross_entropy"), load("batch_norm")
+    step = step_seconds(case)
+    loss, norm = seconds_of(losses, 1024, 50257), seconds_of(norms, 32, 64, 56, 56)
+    small_loss, small_norm = seconds_of(losses, 32, 27), seconds_of(norms, 32, 64)
+    batch, hidden = sizes(NOTEBOOK)
+
+    def row(what: str, command: str, *seconds: float) -> dict[str, str | None]:
+        figures: list[str | None] = [*map(duration, seconds), None]  # JAX is in one of them
+        return {"float32": what, **dict(zip(PEERS, figures, strict=False)), "by": f"`{command}`"}
+
+    rows = [
+        row(
+            f"a training step of the network, batch {batch}, {hidden} hidden units",
+            "benchmarks/training_step.py",
+            *(step[name] for name in ("fused_mlp", "autograd", "torch_compile", "jax_scan")),
+        ),
+        row(
+            "cross entropy of 1024×50257 logits, forward and backward",
+            "benchmarks/cross_entropy.py",
+            *(loss[name] for name in ("fresh", "eager", "compile")),
+        ),
+        row(
+            "batch norm and tanh of 32×64×56×56, forward and backward",
+            "benchmarks/batch_norm.py",
+            *(norm[f"{name} tanh"] for name in ("ours", "eager", "compile")),
+        ),
+    ]
+    return f"""\
+{table(rows)}
+
+The step: {where(case)}. The others: {where(losses, norms)}.
+
+Small tensors are slower than in eager torch, whose backward is C++ throughout: cross entropy of
+32×27 takes {times(small_loss["fresh"] / small_loss["eager"])} times as long, batch norm of 32×64
+{times(small_norm["ours"] / small_norm["eager"])} times.
+"""
+
+
+def readme() -> str:
+    """README.md with its figures."""
+    before, rest = README.read_text(encoding="utf-8").split(BEFORE)
+    _, after = rest.split(AFTER)
+    return f"{before}{BEFORE}{wrapped(readme_figures())}{AFTER}{after}"
+
+
+def main() -> None:
+    """Writes both pages."""
+    PAGE.write_text(page(), encoding="utf-8")
+    README.write_text(readme(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
