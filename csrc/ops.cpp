@@ -39,10 +39,4 @@ STABLE_TORCH_LIBRARY(makemore_ext, library) {
       "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
   library.def(
       "embedding_backward(Tensor grad_output, Tensor indices, int num_embeddings) -> Tensor");
-  library.def("_exp(Tensor input) -> Tensor");
-  library.def("_exp_nonpositive(Tensor input) -> Tensor");
-  library.def("_log(Tensor input) -> Tensor");
-  library.def("_tanh(Tensor input) -> Tensor");
-  library.def("_widen(Tensor input) -> Tensor");
-  library.def("_narrow(Tensor input, Tensor like) -> Tensor");
 }

@@ -6,13 +6,13 @@
 // narrow dtype that need not be.
 #include <torch/csrc/stable/library.h>
 
-#include <algorithm>
 #include <array>
 #include <cmath>
 #include <tuple>
 #include <vector>
 
 #include "../cpu/cross_entropy/kernels.h"
+#include "row_views.h"
 #include "tensors.h"
 
 namespace makemore_ext {
@@ -27,31 +27,8 @@ struct Options {
   bool reduced() const { return reduction != static_cast<int64_t>(Reduction::none); }
 };
 
-int64_t class_dim(const Tensor& input) {
-  return input.dim() == 1 ? 0 : 1;
-}
-
 bool is_probabilities(const Tensor& target) {
   return target.scalar_type() != ScalarType::Long && target.scalar_type() != ScalarType::Byte;
-}
-
-// The sizes of all dimensions but that of the classes, after `leading`.
-std::vector<int64_t> row_sizes(const Tensor& input, std::initializer_list<int64_t> leading) {
-  std::vector<int64_t> sizes(leading);
-  for (int64_t dim = 0; dim < input.dim(); ++dim) {
-    if (dim != class_dim(input)) {
-      sizes.push_back(input.size(dim));
-    }
-  }
-  return sizes;
-}
-
-int64_t row_count(const Tensor& input) {
-  int64_t rows = 1;
-  for (const int64_t size : row_sizes(input, {})) {
-    rows *= size;
-  }
-  return rows;
 }
 
 void check(const Tensor& input, const Tensor& target, const OptionalTensor& weight,
@@ -75,53 +52,6 @@ void check(const Tensor& input, const Tensor& target, const OptionalTensor& weig
                   options.lse_square_scale);
 }
 
-// The dimensions of the rows, joined where all of the views can be walked as one.
-class Rows {
- public:
-  Rows() = default;
-  explicit Rows(const std::vector<const Tensor*>& views) {
-    const Tensor& input = *views.front();
-    shape_.classes = input.size(class_dim(input));
-    shape_.rows = row_count(input);
-    for (int64_t dim = 0; dim < input.dim(); ++dim) {
-      if (dim != class_dim(input) && input.size(dim) != 1) {
-        append(dim, input.size(dim), views);
-      }
-    }
-  }
-
-  // Whether the kernels can walk so many.
-  bool fit() const { return shape_.dimensions <= kMostRowDimensions; }
-  const RowShape& shape() const { return shape_; }
-
-  template <typename T>
-  RowView<T> view(const Tensor& tensor, T* data) const {
-    RowView<T> result{data, tensor.stride(class_dim(tensor)), {}};
-    for (int i = 0; i < shape_.dimensions; ++i) {
-      result.strides[i] = tensor.stride(last_[i]);
-    }
-    return result;
-  }
-
- private:
-  void append(int64_t dim, int64_t size, const std::vector<const Tensor*>& views) {
-    const int last = std::min(shape_.dimensions, kMostRowDimensions) - 1;
-    const auto continues = [&](const Tensor* tensor) {
-      return tensor->stride(last_[last]) == tensor->stride(dim) * size;
-    };
-    if (last >= 0 && std::all_of(views.begin(), views.end(), continues)) {
-      last_[last] = dim;
-      shape_.sizes[last] *= size;
-    } else if (shape_.dimensions++ < kMostRowDimensions) {
-      last_[last + 1] = dim;
-      shape_.sizes[last + 1] = size;
-    }
-  }
-
-  RowShape shape_{};
-  int64_t last_[kMostRowDimensions];  // of each joined dimension, the innermost one of its own
-};
-
 enum class GradientMemory { none, fresh, logits };
 
 // The tensors of one call as the kernels take them: indices and weight contiguous, logits and
@@ -138,7 +68,7 @@ class Problem {
     if (memory != GradientMemory::none) {
       gradient_ = memory == GradientMemory::logits ? input : allocate_like(input);
     }
-    rows_ = Rows(views());
+    rows_ = JoinedRows(views());
     if (!rows_.fit()) {
       STD_TORCH_CHECK(memory != GradientMemory::logits,
                       "input has too many dimensions that cannot be joined");
@@ -147,7 +77,7 @@ class Problem {
       if (gradient_) {
         gradient_ = allocate_like(input_);
       }
-      rows_ = Rows(views());
+      rows_ = JoinedRows(views());
     }
   }
 
@@ -196,7 +126,7 @@ class Problem {
   OptionalTensor weight_;
   OptionalTensor gradient_;
   Options options_;
-  Rows rows_;
+  JoinedRows rows_;
 };
 
 struct Forward {

@@ -1,7 +1,7 @@
 // What the operators share: checks of tensors, views of them for the kernels, allocation.
 //
 // The checks keep a kernel from reading what it must not, whoever calls the operator. What a Python
-// user should read when something is wrong is raised in makemore_ext/<operation>.py.
+// user should read when something is wrong is raised in makemore_ext/ops/<operation>/.
 #pragma once
 
 #include <torch/csrc/stable/accelerator.h>
@@ -9,9 +9,12 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
 
 #include <initializer_list>
 #include <optional>
+#include <type_traits>
 
 #include "../arguments.h"
 #include "../cuda/kernels.h"
@@ -56,19 +59,6 @@ auto with_wide_type(ScalarType dtype, const char* name, const Function& function
   }
 }
 
-// one of the two that are narrower,
-template <typename Function>
-auto with_narrow_type(ScalarType dtype, const char* name, const Function& function) {
-  switch (dtype) {
-    case ScalarType::Half:
-      return function(Half{});
-    case ScalarType::BFloat16:
-      return function(BFloat16{});
-    default:
-      STD_TORCH_CHECK(false, name, " must be float16 or bfloat16, got ", dtype_name(dtype));
-  }
-}
-
 // or any of the four that there are kernels for.
 template <typename Function>
 auto with_floating_type(ScalarType dtype, const char* name, const Function& function) {
@@ -102,6 +92,31 @@ void on_device_of([[maybe_unused]] const Tensor& tensor, const ForCpu& for_cpu,
   }
 #endif
   for_cpu();
+}
+
+// One element of a tensor.
+template <typename T>
+double to_double(T element) {
+  if constexpr (std::is_same_v<T, Half>) {
+    return static_cast<float>(
+        torch::headeronly::Half(element.bits, torch::headeronly::Half::from_bits()));
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
+    return static_cast<float>(
+        torch::headeronly::BFloat16(element.bits, torch::headeronly::BFloat16::from_bits()));
+  } else {
+    return element;
+  }
+}
+
+template <typename T>
+T from_double(double value) {
+  if constexpr (std::is_same_v<T, Half>) {
+    return {torch::headeronly::Half(static_cast<float>(value)).x};
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
+    return {torch::headeronly::BFloat16(static_cast<float>(value)).x};
+  } else {
+    return static_cast<T>(value);
+  }
 }
 
 // What elements of this dtype are computed in: float32, or float64 for float64.

@@ -10,6 +10,7 @@
 #include "../../arguments.h"
 #include "../scratch.h"
 #include "../simd/group.h"
+#include "../simd/reduce.h"
 #include "../simd/vec.h"
 #include "passes.h"
 #include "rows.h"

@@ -9,6 +9,7 @@
 
 #include "../../arguments.h"
 #include "../simd/elementary.h"
+#include "../simd/reduce.h"
 #include "../simd/vec.h"
 #include "../simd/wide.h"
 
@@ -89,14 +90,62 @@ inline void round_rows(RowBlock block, const double* exact, T* rounded) {
   }
 }
 
+// What target, weight and label smoothing make of a class: its share v_c of a row, or, where
+// targets are indices, the part of it that all rows have, but for the factor s / C.
+template <typename T, TargetKind kind>
+class Shares {
+ public:
+  using C = Compute<T>;
+
+  // Whether there is anything beside the target's own share.
+  static constexpr bool kAny = kind != TargetKind::index;
+
+  explicit Shares(const CrossEntropyArguments<T>& arguments)
+      : weight_(arguments.weight),
+        on_target_(1 - arguments.label_smoothing),
+        on_class_(arguments.label_smoothing / static_cast<double>(arguments.shape.classes)) {}
+
+  double on_target() const { return on_target_; }  // 1 - s
+  double on_class() const { return on_class_; }    // s / C
+  double weight_of(int64_t target) const { return weight_ == nullptr ? 1.0 : weight_[target]; }
+
+  // Of neighbouring classes from c on, for one row. `q`: the probabilities of that row, if any.
+  template <bool partial>
+  MAKEMORE_EXT_INLINE Vec<C> of_classes(const T* q, int64_t c, int64_t count) const {
+    const Vec<C> share = smoothed<partial>(q, c, count);
+    return weight_ == nullptr ? share : share * load_lanes<partial>(weight_ + c, count, C(0));
+  }
+
+  // Of one class, for neighbouring rows. `q`: the probabilities of that class from row i on, if
+  // any.
+  template <bool partial>
+  MAKEMORE_EXT_INLINE Vec<C> of_rows(const T* q, int64_t c, int64_t i, int64_t count) const {
+    const Vec<C> share = smoothed<partial>(q, i, count);
+    return weight_ == nullptr ? share : share * weight_[c];
+  }
+
+ private:
+  // q'
+  template <bool partial>
+  MAKEMORE_EXT_INLINE Vec<C> smoothed(const T* q, int64_t at, int64_t count) const {
+    if constexpr (kind == TargetKind::probabilities) {
+      return load_lanes<partial>(q + at, count, C(0)) * static_cast<C>(on_target_) +
+             static_cast<C>(on_class_);
+    } else {
+      return broadcast(C(1));
+    }
+  }
+
+  const C* weight_;  // [classes], or null for ones
+  double on_target_;
+  double on_class_;
+};
+
 template <typename T, TargetKind kind>
 class BlockTargets {
  public:
   explicit BlockTargets(const CrossEntropyArguments<T>& arguments)
-      : arguments_(arguments),
-        weight_(arguments.weight),
-        on_target_(1 - arguments.label_smoothing),
-        on_class_(arguments.label_smoothing / static_cast<double>(arguments.shape.classes)) {}
+      : arguments_(arguments), shares_(arguments) {}
 
   // Reads targets and their logits; the maxima are known.
   template <typename Worker>
@@ -110,7 +159,7 @@ class BlockTargets {
         const int64_t target = arguments_.target[block.begin + i];
         const bool valid = target != ignore_index;
         state.target[i] = valid ? target : -1;
-        state.target_weight[i] = !valid ? 0.0 : weight_ == nullptr ? 1.0 : weight_[target];
+        state.target_weight[i] = valid ? shares_.weight_of(target) : 0.0;
         state.target_logit[i] =
             !valid ? 0.0
                    : static_cast<double>(load_one(worker.logits_row(i) + target * class_stride)) -
@@ -131,11 +180,11 @@ class BlockTargets {
         mass = load(state.shares + i);
         toward_logits = load(state.share_logit + i);
       } else {
-        mass = load(state.target_weight + i) * on_target_;
+        mass = load(state.target_weight + i) * shares_.on_target();
         toward_logits = mass * load(state.target_logit + i);
         if constexpr (kind == TargetKind::smoothed_index) {
-          mass += on_class_ * load(state.shares + i);
-          toward_logits += on_class_ * load(state.share_logit + i);
+          mass += shares_.on_class() * load(state.shares + i);
+          toward_logits += shares_.on_class() * load(state.share_logit + i);
         }
       }
       Vec<double> loss = mass * log_sum - toward_logits;
@@ -169,7 +218,7 @@ class BlockTargets {
     });
     round_rows(block, state.exact_scale, state.scale);
     if constexpr (kind != TargetKind::index) {
-      const double factor = kind == TargetKind::smoothed_index ? on_class_ : 1.0;
+      const double factor = kind == TargetKind::smoothed_index ? shares_.on_class() : 1.0;
       for (int64_t i = 0; i < block.count; ++i) {
         state.offset[i] = static_cast<Compute<T>>(state.grad_loss[i] * factor);
       }
@@ -180,7 +229,7 @@ class BlockTargets {
   template <typename Worker>
   void write_at_targets(const Worker& worker, RowBlock block, const BlockState<T>& state) const {
     if constexpr (kind != TargetKind::probabilities) {
-      const double on_target = on_target_ + on_class_;
+      const double on_target = shares_.on_target() + shares_.on_class();
       double exact[kBlockRows];
       for_each_row_vector(block, [&](int64_t i) {
         const Vec<double> share = on_target * load(state.target_weight + i);
@@ -210,9 +259,7 @@ class BlockTargets {
   }
 
   const CrossEntropyArguments<T>& arguments_;
-  const Compute<T>* weight_;
-  double on_target_;
-  double on_class_;
+  Shares<T, kind> shares_;
 };
 
 }  // namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY

@@ -59,11 +59,8 @@ class ColumnWorker {
 
   ColumnWorker(const CrossEntropyArguments<T>& arguments, RowView<T> gradient, bool after_reduce)
       : arguments_(arguments),
-        weight_(arguments.weight),
+        shares_(arguments),
         gradient_(gradient),
-        on_target_(static_cast<C>(1 - arguments.label_smoothing)),
-        on_class_(static_cast<C>(arguments.label_smoothing /
-                                 static_cast<double>(arguments.shape.classes))),
         rows_(ColumnBlocks::of(arguments).rows_per_block),
         keeps_(after_reduce && gradient.data != nullptr &&
                arguments.shape.classes * rows_ <= kMostKept),
@@ -110,8 +107,6 @@ class ColumnWorker {
   }
 
  private:
-  static constexpr bool kHasShares = kind != TargetKind::index;
-
   // Classes whose rows of a block are still in the first-level cache when they are summed, after
   // their maxima are known.
   static constexpr int64_t kChunk = 64;
@@ -138,15 +133,11 @@ class ColumnWorker {
     return load_lanes<partial>(x_ + c * arguments_.logits.class_stride + i, count, C(0));
   }
 
-  // share_c of the rows from i on, see BlockState.
+  // The shares of class c in the rows from i on.
   template <bool partial>
   Vec<C> shares_at(int64_t c, int64_t i, int64_t count) const {
-    Vec<C> share = broadcast(C(1));
-    if constexpr (kind == TargetKind::probabilities) {
-      const T* q = q_ + c * arguments_.probabilities.class_stride + i;
-      share = load_lanes<partial>(q, count, C(0)) * on_target_ + on_class_;
-    }
-    return weight_ == nullptr ? share : share * weight_[c];
+    return shares_.template of_rows<partial>(q_ + c * arguments_.probabilities.class_stride, c, i,
+                                             count);
   }
 
   // The logits of the classes [begin, end) to `work`, and the running maxima.
@@ -174,7 +165,7 @@ class ColumnWorker {
     const Vec<C> shift = max == lowest ? broadcast(C(0)) : max;
     const Vec<C> step = before == lowest ? broadcast(C(0)) : before - max;
 
-    if constexpr (kHasShares) {
+    if constexpr (Shares<T, kind>::kAny) {
       Wide<C> shares = Wide<C>::load(state.shares + i);
       Wide<C> share_logit = Wide<C>::load(state.share_logit + i) + shares * Wide<C>::from(step);
       const Wide<C> wide_shift = Wide<C>::from(shift);
@@ -235,7 +226,7 @@ class ColumnWorker {
             result = exp_nonpositive<C>(logits_at<kPartial>(c, i, count) - load(state.max + i));
           }
           result *= load(scales + i);
-          if constexpr (kHasShares) {
+          if constexpr (Shares<T, kind>::kAny) {
             result -= shares_at<kPartial>(c, i, count) * load(state.offset + i);
           }
           store_lanes<kPartial>(dx_ + c * gradient_.class_stride + i, result, count);
@@ -245,10 +236,8 @@ class ColumnWorker {
   }
 
   const CrossEntropyArguments<T>& arguments_;
-  const C* weight_;
+  Shares<T, kind> shares_;
   RowView<T> gradient_;
-  C on_target_;
-  C on_class_;
   int64_t rows_;  // of a block
   bool keeps_;
   Scratch<C> work_;        // [classes of a chunk, or all of them, rows of a block]

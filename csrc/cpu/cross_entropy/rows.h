@@ -9,6 +9,7 @@
 #include "../../arguments.h"
 #include "../scratch.h"
 #include "../simd/elementary.h"
+#include "../simd/reduce.h"
 #include "../simd/stream.h"
 #include "../simd/vec.h"
 #include "../simd/wide.h"
@@ -42,29 +43,6 @@ inline constexpr int64_t kChunkBytes = 8192;
 
 // Rows shorter than this are not worth the care that stores past the caches take at either end.
 inline constexpr int64_t kStreamedRowBytes = 3072;
-
-template <typename T>
-inline Compute<T> maximum(const T* x, int64_t count) {
-  using C = Compute<T>;
-  constexpr int64_t lanes = kLanes<T>;
-  constexpr int kChains = 4;  // one comparison would wait for the other
-  const C lowest = -std::numeric_limits<C>::infinity();
-  Vec<C> best[kChains];
-  std::fill(best, best + kChains, broadcast(lowest));
-  int64_t i = 0;
-  for (; i + kChains * lanes <= count; i += kChains * lanes) {
-    for (int chain = 0; chain < kChains; ++chain) {
-      best[chain] = max<C>(load(x + i + chain * lanes), best[chain]);
-    }
-  }
-  for (; i + lanes <= count; i += lanes) {
-    best[0] = max<C>(load(x + i), best[0]);
-  }
-  if (i < count) {
-    best[1] = max<C>(load_partial(x + i, count - i, lowest), best[1]);
-  }
-  return horizontal_max<C>(max<C>(max<C>(best[0], best[1]), max<C>(best[2], best[3])));
-}
 
 // sum_c exp(x_c - shift); the exponentials themselves go to `kept` where that is asked for.
 // Meanwhile the next chunk is on its way.
@@ -107,11 +85,8 @@ class RowWorker {
 
   RowWorker(const CrossEntropyArguments<T>& arguments, RowView<T> gradient, bool after_reduce)
       : arguments_(arguments),
-        weight_(arguments.weight),
+        shares_(arguments),
         gradient_(gradient),
-        on_target_(static_cast<C>(1 - arguments.label_smoothing)),
-        on_class_(static_cast<C>(arguments.label_smoothing /
-                                 static_cast<double>(arguments.shape.classes))),
         keeps_(after_reduce && gradient.data != nullptr && arguments.shape.classes <= kMostKept),
         streams_(streams(arguments, gradient)),
         logits_copy_(copy_size(arguments.logits.class_stride)),
@@ -149,7 +124,6 @@ class RowWorker {
   }
 
  private:
-  static constexpr bool kHasShares = kind != TargetKind::index;
   static constexpr bool kHasProbabilities = kind == TargetKind::probabilities;
   static constexpr int64_t kChunk = kChunkBytes / sizeof(T);
 
@@ -191,19 +165,6 @@ class RowWorker {
                              : nullptr;
   }
 
-  // The shares of the classes from c on: what share_c is, see BlockState.
-  template <bool partial>
-  Vec<C> shares_at(const T* q, int64_t c, int64_t count) const {
-    Vec<C> share = broadcast(C(1));
-    if constexpr (kHasProbabilities) {
-      share = load_lanes<partial>(q + c, count, C(0)) * on_target_ + on_class_;
-    }
-    if (weight_ != nullptr) {
-      share *= load_lanes<partial>(weight_ + c, count, C(0));
-    }
-    return share;
-  }
-
   // One read of the row from memory. A new maximum moves what was summed before.
   void reduce_row(const T* x, const T* q, int64_t i, BlockState<T>& state) const {
     const C lowest = -std::numeric_limits<C>::infinity();
@@ -231,7 +192,7 @@ class RowWorker {
       } else {
         sum += sum_exp<false>(x + begin, count, shift, static_cast<C*>(nullptr));
       }
-      if constexpr (kHasShares) {
+      if constexpr (Shares<T, kind>::kAny) {
         sum_shares(x + begin, q, begin, count, shift, shares, share_logit);
       }
     }
@@ -248,14 +209,14 @@ class RowWorker {
     const Wide<C> wide_shift = Wide<C>::of(shift);
     int64_t c = 0;
     for (; c + kLanes<T> <= count; c += kLanes<T>) {
-      const Wide<C> share = Wide<C>::from(shares_at<false>(q, begin + c, 0));
+      const Wide<C> share = Wide<C>::from(shares_.template of_classes<false>(q, begin + c, 0));
       sum = sum + share;
       sum_logit = sum_logit + share * (Wide<C>::from(load(x + c)) - wide_shift);
     }
     shares += sum.sum();
     share_logit += sum_logit.sum();
     if (c < count) {
-      const Vec<C> share = shares_at<true>(q, begin + c, count - c);
+      const Vec<C> share = shares_.template of_classes<true>(q, begin + c, count - c);
       for (int64_t lane = 0; c + lane < count; ++lane) {
         shares += share[lane];
         share_logit += static_cast<double>(share[lane]) *
@@ -309,17 +270,15 @@ class RowWorker {
       const Vec<C> logits = load_lanes<partial>(x + c, count, C(0));
       result = exp_nonpositive<C>(logits - state.max[i]) * scale;
     }
-    if constexpr (kHasShares) {
-      result -= shares_at<partial>(q, c, count) * state.offset[i];
+    if constexpr (Shares<T, kind>::kAny) {
+      result -= shares_.template of_classes<partial>(q, c, count) * state.offset[i];
     }
     store_lanes_through<partial, streamed>(dx + c, result, count);
   }
 
   const CrossEntropyArguments<T>& arguments_;
-  const C* weight_;
+  Shares<T, kind> shares_;
   RowView<T> gradient_;
-  C on_target_;
-  C on_class_;
   bool keeps_;
   bool streams_;
   Scratch<T> logits_copy_;

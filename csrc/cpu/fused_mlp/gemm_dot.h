@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "../parallel.h"
+#include "../simd/reduce.h"
 #include "../simd/vec.h"
 #include "gemm_panels.h"
 

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "../../arguments.h"
+#include "../simd/reduce.h"
 #include "../simd/vec.h"
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {

@@ -15,8 +15,8 @@
 #include <cstdint>
 #include <cstring>
 
-#include "../cross_entropy/rows.h"
 #include "../simd/elementary.h"
+#include "../simd/reduce.h"
 #include "../simd/vec.h"
 #include "../simd/wide.h"
 #include "gemm.h"

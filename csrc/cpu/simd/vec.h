@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
-#include <utility>
 
 #ifdef __AVX__
 #include <immintrin.h>
@@ -334,44 +333,6 @@ MAKEMORE_EXT_INLINE Vec<T> reciprocal(Vec<T> x) {
   }
 #endif
   return T(1) / x;
-}
-
-// The lanes `from` of a, which those of b follow. Compilers turn it into the shuffles they have,
-// and share no name for these.
-template <int... from, typename Vector>
-MAKEMORE_EXT_INLINE Vector shuffle(Vector a, Vector b) {
-  constexpr int kCount = sizeof...(from);
-  return Vector{(from < kCount ? a[from % kCount] : b[from % kCount])...};
-}
-
-template <typename T>
-using LaneSequence = std::make_integer_sequence<int, kLanes<T>>;
-
-// Lanes so far on, the first after the last.
-template <int distance, typename Vector, int... lane>
-MAKEMORE_EXT_INLINE Vector rotate(Vector value, std::integer_sequence<int, lane...>) {
-  return shuffle<(lane + distance) % int{sizeof...(lane)}...>(value, value);
-}
-
-// The lanes joined by `join`, half of them with the other half again and again.
-template <typename T, int distance = kLanes<T> / 2, typename Join>
-MAKEMORE_EXT_INLINE T across_lanes(Vec<T> value, const Join& join) {
-  if constexpr (distance == 0) {
-    return value[0];
-  } else {
-    return across_lanes<T, distance / 2>(join(value, rotate<distance>(value, LaneSequence<T>())),
-                                         join);
-  }
-}
-
-template <typename T>
-MAKEMORE_EXT_INLINE T horizontal_max(Vec<T> value) {
-  return across_lanes<T>(value, max<T>);
-}
-
-template <typename T>
-MAKEMORE_EXT_INLINE T horizontal_sum(Vec<T> value) {
-  return across_lanes<T>(value, [](Vec<T> a, Vec<T> b) { return a + b; });
 }
 
 }  // namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "reduce.h"
 #include "vec.h"
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
