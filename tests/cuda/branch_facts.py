@@ -33,11 +33,11 @@ class Parts:
     def __init__(self, case: batch_norm_table.Case, cut: Cut, finish: Launched) -> None:
         self.lanes = lanes_of(case.dtype)
         self.rows, self.inner = cut.rows, cut.inner
-        self.group_rows, self.chunk_size = cut.group_rows, cut.chunk_size
-        self.groups, self.chunks = -(-cut.rows // cut.group_rows), -(-cut.inner // cut.chunk_size)
-        self.last_rows = cut.rows - (self.groups - 1) * cut.group_rows
+        self.band_rows, self.chunk_size = cut.band_rows, cut.chunk_size
+        self.bands, self.chunks = -(-cut.rows // cut.band_rows), -(-cut.inner // cut.chunk_size)
+        self.last_rows = cut.rows - (self.bands - 1) * cut.band_rows
         self.last_chunk = cut.inner - (self.chunks - 1) * cut.chunk_size
-        self.parts, self.threads = self.groups * self.chunks, finish.block[0]
+        self.parts, self.threads = self.bands * self.chunks, finish.block[0]
 
 
 class Columns(Parts):
@@ -51,7 +51,7 @@ class Columns(Parts):
         self.columns, self.head, self.vectors = grid.split.size, grid.split.head, grid.split.vectors
         self.tail = self.columns - self.head - self.vectors * self.lanes
         self.units = self.head + self.vectors + self.tail
-        self.across = sums.grid[0] // self.groups
+        self.across = sums.grid[0] // self.bands
 
 
 class Planes(Parts):

@@ -70,7 +70,7 @@ class Split(ctypes.Structure):
 
 class Cut(ctypes.Structure):
     _fields_ = tuple(
-        (name, ctypes.c_int64) for name in ("rows", "inner", "group_rows", "chunk_size")
+        (name, ctypes.c_int64) for name in ("rows", "inner", "band_rows", "chunk_size")
     )
 
 

@@ -116,7 +116,7 @@ BATCH_NORM = [
     Mutation("columns beyond the last", "cuda/batch_norm/columns.cuh",
              "} else if (share.unit < grid.units()) {\n    sum_unit", "} else {\n    sum_unit"),
     Mutation("rows beyond the last", "cuda/batch_norm/columns.cuh",
-             "left < grid.cut.group_rows ? left : grid.cut.group_rows", "grid.cut.group_rows"),
+             "left < grid.cut.band_rows ? left : grid.cut.band_rows", "grid.cut.band_rows"),
     Mutation("a run beyond the last row", "cuda/batch_norm/columns.cuh",
              "row + run - share.step < share.end", "row < share.end"),
     Mutation("barrier between the sums dropped", "cuda/batch_norm/columns.cuh",

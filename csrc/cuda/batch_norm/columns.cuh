@@ -20,7 +20,7 @@ namespace makemore_ext::cuda {
 inline constexpr int kColumnWarps = kBatchNormThreads / kWarpSize;
 inline constexpr int kRunRows = 8;  // whose terms are added in the type of the elements
 
-// Units in blocks of `width`, a power of 2; rows in the groups of the cut.
+// Units in blocks of `width`, a power of 2; rows in the bands of the cut.
 template <typename T>
 struct ColumnGrid {
   Split split;  // of the columns
@@ -34,7 +34,7 @@ struct ColumnGrid {
     }
     const int64_t steps = std::max<int64_t>(
         kRunRows, ceil_div(shape.outer * grid.across(), grid.rows_at_once() * kManyBlocks));
-    grid.cut.group_rows = grid.rows_at_once() * steps;
+    grid.cut.band_rows = grid.rows_at_once() * steps;
     return grid;
   }
 
@@ -43,7 +43,7 @@ struct ColumnGrid {
   }
   MAKEMORE_EXT_HOST_DEVICE int64_t across() const { return ceil_div(units(), width); }
   MAKEMORE_EXT_HOST_DEVICE int rows_at_once() const { return kBatchNormThreads / width; }
-  int64_t blocks() const { return across() * cut.groups(); }
+  int64_t blocks() const { return across() * cut.bands(); }
 
   // The first column of a unit, which is one of kLanes columns if it is_wide.
   __device__ bool is_wide(int64_t unit) const { return unit < split.vectors; }
@@ -70,23 +70,23 @@ struct ColumnGrid {
   }
 };
 
-// What a thread of block `block` takes: a unit of every step-th row of a group.
+// What a thread of block `block` takes: a unit of every step-th row of a band.
 template <typename T>
 struct ColumnShare {
-  int64_t group;
+  int64_t band;
   int64_t unit;
-  int64_t begin;  // of the group's rows
+  int64_t begin;  // of the band's rows
   int64_t end;
   int64_t first;  // of this thread's rows
   int step;
 
   __device__ ColumnShare(const ColumnGrid<T>& grid, int64_t block) {
     const int thread = static_cast<int>(threadIdx.x);
-    group = block / grid.across();
+    band = block / grid.across();
     unit = block % grid.across() * grid.width + thread % grid.width;
-    begin = group * grid.cut.group_rows;
+    begin = band * grid.cut.band_rows;
     const int64_t left = grid.cut.rows - begin;
-    end = begin + (left < grid.cut.group_rows ? left : grid.cut.group_rows);
+    end = begin + (left < grid.cut.band_rows ? left : grid.cut.band_rows);
     step = grid.rows_at_once();
     first = begin + thread / grid.width;
   }
@@ -191,7 +191,7 @@ __global__ void __launch_bounds__(kBatchNormThreads, 2)
       k < (grid.is_wide(share.unit) ? kLanes<T> : 1)) {
     const int64_t column = grid.column(share.unit) + k;
     const int64_t channel = grid.template channels<1>(column)[0];
-    const int64_t part = share.group * grid.cut.inner + (column - channel * grid.cut.inner);
+    const int64_t part = share.band * grid.cut.inner + (column - channel * grid.cut.inner);
     const auto centre = centre_of<1>(pass, grid, share, column);
     pass.store(channel, part, centre[0], first, second);
   }

@@ -40,27 +40,27 @@ struct Part {
   __device__ int64_t count() const { return rows * size; }
 };
 
-// The rows of `inner` elements of a channel, in groups of rows and those in chunks of elements.
+// The rows of `inner` elements of a channel, in bands of rows and those in chunks of elements.
 struct Cut {
   int64_t rows;
   int64_t inner;
-  int64_t group_rows;
+  int64_t band_rows;
   int64_t chunk_size;
 
-  MAKEMORE_EXT_HOST_DEVICE int64_t groups() const { return ceil_div(rows, group_rows); }
+  MAKEMORE_EXT_HOST_DEVICE int64_t bands() const { return ceil_div(rows, band_rows); }
   MAKEMORE_EXT_HOST_DEVICE int64_t chunks() const { return ceil_div(inner, chunk_size); }
-  MAKEMORE_EXT_HOST_DEVICE int64_t parts() const { return groups() * chunks(); }
+  MAKEMORE_EXT_HOST_DEVICE int64_t parts() const { return bands() * chunks(); }
 
   __device__ Part part(int64_t index) const {
-    const int64_t row = index / chunks() * group_rows;
+    const int64_t row = index / chunks() * band_rows;
     const int64_t begin = index % chunks() * chunk_size;
-    return {row, rows - row < group_rows ? rows - row : group_rows, begin,
+    return {row, rows - row < band_rows ? rows - row : band_rows, begin,
             inner - begin < chunk_size ? inner - begin : chunk_size};
   }
 };
 
-// The parameters of apply.
-inline constexpr int kPassParameters = 4;
+// What of a channel its elements are written from: see apply in passes.cuh.
+enum Parameter { kCentre, kScale, kShift, kSlope, kPassParameters };
 
 // By which apply scales elements, exactly, before it subtracts the centre: the difference of any
 // two does not overflow, nor does the inverse of any standard deviation, scaled the other way, come

@@ -127,13 +127,14 @@ struct ForwardPass : BatchNormPass<T, double> {
     }
   }
 
-  // y = activation((x - centre) scale + bias)
+  // y = activation((x - centre) scale + shift)
   template <int count, int lanes>
   __device__ void apply(const Place& place, const Parameters<C, lanes>& parameters) const {
     auto z = Pack<T, count>::load(place.in(this->arguments.input));
 #pragma unroll
     for (int k = 0; k < count; ++k) {
-      z.lane[k] = (z.lane[k] * kDown - parameters[0][k]) * parameters[1][k] + parameters[2][k];
+      z.lane[k] = (z.lane[k] * kDown - parameters[kCentre][k]) * parameters[kScale][k] +
+                  parameters[kShift][k];
     }
     activate(z, this->arguments.activation);
     z.store(place.in(output));
@@ -182,17 +183,17 @@ struct ForwardPass : BatchNormPass<T, double> {
     store_element(statistic, channel, (1 - running.momentum) * old + running.momentum * value);
   }
 
-  // The mean in two parts, of which the low one is part of the bias.
+  // The mean in two parts, of which the low one is part of the shift.
   __device__ void store_parameters(int64_t channel) const {
     const BatchNormArguments<T>& arguments = this->arguments;
     const double mean = this->mean(channel);
     const double scale = this->scale(channel);
     const double bias = arguments.bias == nullptr ? 0.0 : arguments.bias[channel];
     const C centre = static_cast<C>(mean);
-    this->store_parameter(0, channel, centre * kDown);
-    this->store_parameter(1, channel, scale / kDown);
-    this->store_parameter(2, channel, bias - (mean - static_cast<double>(centre)) * scale);
-    this->store_parameter(3, channel, 0);
+    this->store_parameter(kCentre, channel, centre * kDown);
+    this->store_parameter(kScale, channel, scale / kDown);
+    this->store_parameter(kShift, channel, bias - (mean - static_cast<double>(centre)) * scale);
+    this->store_parameter(kSlope, channel, 0);
   }
 };
 
@@ -282,10 +283,10 @@ struct BackwardPass : BatchNormPass<T, const double> {
       gradients.grad_bias[channel] = static_cast<C>(sum);
     }
     const double slope = products * invstd / (this->count() - this->arguments.correction);
-    this->store_parameter(0, channel, centre * kDown);
-    this->store_parameter(1, channel, this->scale(channel));
-    this->store_parameter(2, channel, sum / this->count() - rest * slope);
-    this->store_parameter(3, channel, slope / kDown);
+    this->store_parameter(kCentre, channel, centre * kDown);
+    this->store_parameter(kScale, channel, this->scale(channel));
+    this->store_parameter(kShift, channel, sum / this->count() - rest * slope);
+    this->store_parameter(kSlope, channel, slope / kDown);
   }
 
   // dx = scale (dz - shift - (x - centre) slope); evaluation has neither shift nor slope.
@@ -296,13 +297,13 @@ struct BackwardPass : BatchNormPass<T, const double> {
       const auto x = Pack<T, count>::load(place.in(this->arguments.input));
 #pragma unroll
       for (int k = 0; k < count; ++k) {
-        dx.lane[k] = (dx.lane[k] - parameters[2][k]) -
-                     (x.lane[k] * kDown - parameters[0][k]) * parameters[3][k];
+        dx.lane[k] = (dx.lane[k] - parameters[kShift][k]) -
+                     (x.lane[k] * kDown - parameters[kCentre][k]) * parameters[kSlope][k];
       }
     }
 #pragma unroll
     for (int k = 0; k < count; ++k) {
-      dx.lane[k] *= parameters[1][k];
+      dx.lane[k] *= parameters[kScale][k];
     }
     dx.store(place.in(gradients.grad_input));
   }

@@ -23,7 +23,7 @@ struct PlaneGrid {
         kLeastElements, ceil_div(shape.elements(), kManyBlocks * kLeastElements) * kLeastElements);
     PlaneGrid grid{kBatchNormThreads, {shape.outer, shape.inner, 1, elements}};
     if (shape.inner < elements) {
-      grid.cut.group_rows = elements / shape.inner;
+      grid.cut.band_rows = elements / shape.inner;
       grid.cut.chunk_size = shape.inner;
     }
     while (grid.width / 2 * kLanes<T> >= shape.inner && grid.width > 1) {
