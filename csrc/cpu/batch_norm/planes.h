@@ -28,7 +28,7 @@ struct PlaneGrid {
 
   template <typename T>
   static PlaneGrid of(const ChannelShape& shape) {
-    constexpr int64_t kCellElements = 16384;
+    constexpr int64_t kPieceElements = 16384;
     constexpr int64_t kFewChannels = 16;
     constexpr int64_t kOnePieceBytes = 512 * 1024;
     constexpr int64_t kOnePieceBytesFew = 64 * 1024;
@@ -36,8 +36,8 @@ struct PlaneGrid {
     const bool one_piece = per_channel * static_cast<int64_t>(sizeof(T)) <=
                            (shape.channels < kFewChannels ? kOnePieceBytesFew : kOnePieceBytes);
     return {shape.channels, per_channel,
-            one_piece ? std::clamp<int64_t>(kCellElements / per_channel, 1, shape.channels) : 1,
-            one_piece ? per_channel : kCellElements};
+            one_piece ? std::clamp<int64_t>(kPieceElements / per_channel, 1, shape.channels) : 1,
+            one_piece ? per_channel : kPieceElements};
   }
   int64_t blocks() const { return (channels + block_channels - 1) / block_channels; }
   int64_t pieces() const { return (per_channel + piece_elements - 1) / piece_elements; }

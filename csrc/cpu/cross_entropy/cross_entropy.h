@@ -11,6 +11,9 @@
 //
 //   dx_c = (u A + 2 u z lse + g) p_c - u v_c
 //
+// In the names of makemore_ext.reference max is logit_maxes, x - max norm_logits, exp(x - max)
+// counts, their sum counts_sum and dx dlogits. plain.h has the same for one row, without vectors.
+//
 // Where targets are indices t, v splits in (1 - s) w_t at the target, which is added last and in
 // double, and s/C w_c everywhere.
 //

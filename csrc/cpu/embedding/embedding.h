@@ -1,4 +1,6 @@
-// The gradient of an embedding table: row v is the sum of the rows of grad_output whose index is v.
+// The gradient of an embedding table C: row v is the sum of the rows of grad_output whose index is
+// v, the notebook's double loop over demb with its two loops exchanged (makemore_ext.reference).
+// plain.h has it in a few lines; here threads share the work, and each row is one sum.
 #pragma once
 
 #include <algorithm>

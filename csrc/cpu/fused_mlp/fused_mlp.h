@@ -16,6 +16,9 @@
 //   dS[k, v] = sum of dhprebn[i] over i with x[i, k] = v
 //   dW1_k = sum_v C[v]^T dS[k, v],   dC[v] = sum_k dS[k, v] W1_k^T
 //
+// The names are those of makemore_ext.reference, where every step is derived; batch norm's and
+// cross entropy's are in layers.h, what they share with the operators in simd/.
+//
 // b1 moves the mean of hprebn, which batch norm subtracts: its gradient is 0.
 #pragma once
 
