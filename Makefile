@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
-NATIVE := $(shell find csrc tests/cuda tests/sanitize -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+NATIVE := $(shell find csrc cuda_bench tests/cuda tests/sanitize -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 # PTX runs on every later device, and the tests compile for each architecture. What users install
 # (pip install .) is built for all of them.
@@ -85,10 +85,10 @@ with-compiler:
 	cd $(COPY) && MAKEMORE_EXT_CPU_CAPABILITY=$(CAPABILITY) $(abspath $(BIN))/python -m pytest $(PARALLEL) $(OPERATIONS)
 
 cuda-check: build
-	@if ! PYTHONPATH=tests/cuda $(BIN)/python -c 'import sys; from cuda_bench import toolkit; sys.exit(toolkit.home() is None)'; then \
+	@if ! PYTHONPATH=cuda_bench/src $(BIN)/python -c 'import sys; from cuda_bench import toolkit; sys.exit(toolkit.home() is None)'; then \
 		echo "==> installing nvcc"; $(BIN)/pip install --quiet $(CUDA_WHEELS); fi
 	@echo "==> testing the CUDA kernels without a GPU"
-	$(BIN)/pytest $(PARALLEL) tests/cuda
+	$(BIN)/pytest $(PARALLEL) tests/cuda cuda_bench/tests
 
 format: build
 	$(BIN)/ruff format .

@@ -1,6 +1,6 @@
 """The examples of the pages run as they stand, each in an interpreter of its own.
 
-Those of docs/cuda-test-bench.md are one session, which tests/cuda/test_docs.py runs.
+Those of cuda_bench/README.md are one session, which cuda_bench/tests/test_docs.py runs.
 """
 
 import re

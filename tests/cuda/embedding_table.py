@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from cuda_bench import Device
 from cuda_bench.launchers import Launchers
 from launched import NUMBERS, embedding_backward
 from torch import Tensor
+
+from cuda_bench import Device
 
 # The largest error allowed, relative to the sum of the magnitudes: one rounding to the dtype, and
 # in float32 those of the parts that long runs are cut in.

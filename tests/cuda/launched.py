@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
-from cuda_bench import Buffer, Device, toolkit
-from cuda_bench.launchers import Launchers
+from cuda_bench.launchers import INCLUDE, Launchers
 from torch import Tensor
+
+from cuda_bench import Buffer, Device, toolkit
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
 SOURCES = Path(__file__).parent / "launchers"
@@ -23,6 +25,8 @@ NUMBERS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64:
 TYPES = dict(zip(NUMBERS, ("Half", "BFloat16", "float", "double"), strict=True))
 MOST_ROW_DIMENSIONS = 8
 STREAM = 0x5EA  # any handle: launches must be on it
+
+needs_nvcc = pytest.mark.skipif(toolkit.missing() is not None, reason=str(toolkit.missing()))
 
 
 class RowShape(ctypes.Structure):
@@ -74,8 +78,10 @@ def launchers(
     source = SOURCES / f"{name}.cu"
     defines = " ".join(f"define({TYPES[dtype]})" for dtype in dtypes)
     flags = [f"-DMAKEMORE_EXT_CUDA_DTYPES(define)={defines}"]
-    kernels = device_csrc and toolkit.compile_ptx(source, flags=flags, include=[device_csrc])
-    return Launchers(source, architecture, flags=flags, include=[csrc], kernels=kernels)
+    kernels = device_csrc and toolkit.compile_ptx(
+        source, flags=flags, include=[device_csrc, INCLUDE]
+    )
+    return Launchers(source, architecture, flags=flags, include=[csrc, INCLUDE], kernels=kernels)
 
 
 class Unrun(Device):

@@ -6,7 +6,6 @@ import pytest
 import torch
 from cross_entropy_check import check, check_outside, check_scale
 from cross_entropy_table import CASES, MEAN, OUTSIDE, SCALES, Case
-from cuda_bench import Device
 from launched import (
     NUMBERS,
     Arguments,
@@ -15,8 +14,10 @@ from launched import (
     RowView,
     call,
     launchers,
+    needs_nvcc,
 )
-from support_cuda import needs_nvcc
+
+from cuda_bench import Device
 
 pytestmark = needs_nvcc
 

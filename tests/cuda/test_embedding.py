@@ -4,12 +4,11 @@ import ctypes
 
 import pytest
 import torch
-from cuda_bench import Device
 from embedding_table import CASES, Case, check
-from launched import NUMBERS, Matrix, call, embedding_backward, launchers
-from support_cuda import needs_nvcc
+from launched import NUMBERS, Matrix, call, embedding_backward, launchers, needs_nvcc
 
 import makemore_ext  # noqa: F401  registers the operators
+from cuda_bench import Device
 
 pytestmark = needs_nvcc
 

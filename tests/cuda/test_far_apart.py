@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from batch_norm_table import TANH
-from cuda_bench import Device
 from launched import (
     NUMBERS,
     CrossEntropy,
@@ -18,9 +17,11 @@ from launched import (
     call,
     embedding_backward,
     launchers,
+    needs_nvcc,
 )
 from launched_batch_norm import BatchNorm, ChannelView, Gradients, Options, RunningStatistics
-from support_cuda import needs_nvcc
+
+from cuda_bench import Device
 
 pytestmark = [needs_nvcc, pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])]
 

@@ -1,9 +1,9 @@
 """The kernels of csrc/cuda compile cleanly everywhere, within a budget, with 16-byte accesses."""
 
 import pytest
+from launched import CSRC, needs_nvcc
+
 from cuda_bench import static_checks, toolkit
-from launched import CSRC
-from support_cuda import needs_nvcc
 
 pytestmark = needs_nvcc
 

@@ -4,10 +4,10 @@ own tests go."""
 import functools
 
 import pytest
-from cuda_bench import Device, toolkit
-from launched import launchers
+from launched import launchers, needs_nvcc
 from operation_calls import CALLS
-from support_cuda import needs_nvcc
+
+from cuda_bench import Device, toolkit
 
 pytestmark = [needs_nvcc, pytest.mark.long]
 

@@ -4,8 +4,7 @@ import functools
 
 import numpy as np
 import pytest
-from launched import MOST_ROW_DIMENSIONS, NUMBERS, launchers, workspaces_lack
-from support_cuda import needs_nvcc
+from launched import MOST_ROW_DIMENSIONS, NUMBERS, launchers, needs_nvcc, workspaces_lack
 
 compiled = functools.cache(launchers)
 pytestmark = [needs_nvcc, pytest.mark.parametrize("dtype", NUMBERS)]
