@@ -4,7 +4,6 @@ import math
 from fractions import Fraction
 
 import numpy as np
-
 from cuda_bench import narrow, widen
 
 EDGES = [0, 1, 2, 3, 5, 7, 31, 32, 33, 127, 128, 255, 256, 32767, 32768, 65535]

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cuda_bench.launchers import Launchers
-
 from cuda_bench import Device, Module, narrow, toolkit, widen
+from cuda_bench.launchers import Launchers
 
 KERNELS = Path(__file__).parent / "kernels"
 

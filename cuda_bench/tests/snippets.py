@@ -9,9 +9,8 @@ import functools
 import subprocess
 
 import numpy as np
-from cuda_bench.ptx.types import SIZES
-
 from cuda_bench import Device, parse, toolkit
+from cuda_bench.ptx.types import SIZES
 
 HEADER = ".version 9.0\n.target sm_{architecture}\n.address_size 64\n"
 INTO = {1: "b16", 2: "b16", 4: "b32", 8: "b64"}  # registers are no narrower than 16 bits

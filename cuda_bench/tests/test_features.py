@@ -5,9 +5,8 @@ import math
 
 import numpy as np
 import pytest
-from samples import kernels, needs_nvcc
-
 from cuda_bench import Device, Fault, narrow, widen
+from samples import kernels, needs_nvcc
 
 pytestmark = needs_nvcc
 

@@ -5,10 +5,9 @@ import functools
 
 import numpy as np
 import pytest
+from cuda_bench import Device, Fault
 from cuda_bench.launchers import Launched, Launchers
 from samples import CASES, KERNELS, log_sum_exp, needs_nvcc
-
-from cuda_bench import Device, Fault
 
 pytestmark = needs_nvcc
 

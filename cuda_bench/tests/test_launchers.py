@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
+from cuda_bench import Device, Fault
 from cuda_bench.launchers import Launchers
 from samples import KERNELS, needs_nvcc
-
-from cuda_bench import Device, Fault
 
 pytestmark = needs_nvcc
 

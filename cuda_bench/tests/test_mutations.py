@@ -1,11 +1,10 @@
 """Broken sample kernels and launchers, each of which the bench must notice."""
 
 import pytest
+from cuda_bench import Device, mutations, toolkit
 from cuda_bench.launchers import Launchers
 from cuda_bench.mutations import Mutation, Survived
 from samples import CASES, KERNELS, needs_nvcc
-
-from cuda_bench import Device, mutations, toolkit
 
 pytestmark = needs_nvcc
 

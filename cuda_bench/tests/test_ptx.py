@@ -1,10 +1,9 @@
 """Reading PTX, and where threads that part meet again."""
 
 import pytest
+from cuda_bench import Fault, parse
 from cuda_bench.ptx.flow import reconvergence
 from snippets import HEADER
-
-from cuda_bench import Fault, parse
 
 HEAD = HEADER.format(architecture="80")
 

@@ -1,9 +1,8 @@
 """The sample kernels compile cleanly, within a budget, with 16-byte accesses."""
 
 import pytest
-from samples import KERNELS, needs_nvcc
-
 from cuda_bench import static_checks, toolkit
+from samples import KERNELS, needs_nvcc
 
 pytestmark = needs_nvcc
 

@@ -3,9 +3,8 @@
 import os
 
 import pytest
-from samples import KERNELS, needs_nvcc
-
 from cuda_bench import toolkit
+from samples import KERNELS, needs_nvcc
 
 
 @pytest.fixture

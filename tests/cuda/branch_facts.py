@@ -9,8 +9,10 @@ import cross_entropy_table
 import embedding_table
 import torch
 from cuda_bench.launchers import Launched, Launchers
-from launched import NUMBERS, Placed, Unrun, call, class_dim, embedding_backward
+from launched import NUMBERS, Placed, Unrun, call
 from launched_batch_norm import ColumnGrid, Cut, PlaneGrid
+from launched_cross_entropy import class_dim
+from launched_embedding import embedding_backward
 
 
 def lanes_of(dtype: torch.dtype) -> int:

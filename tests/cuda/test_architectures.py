@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 import setuptools
-from launched import needs_nvcc
-
 from cuda_bench import toolkit
+from launched import needs_nvcc
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,10 +9,9 @@ import branches
 import cross_entropy_table
 import embedding_table
 import pytest
-from launched import CSRC, launchers, needs_nvcc
-from operation_calls import CALLS
-
+from calls import CALLS
 from cuda_bench import Coverage, Device, toolkit
+from launched import CSRC, launchers, needs_nvcc
 
 pytestmark = needs_nvcc
 

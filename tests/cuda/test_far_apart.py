@@ -8,20 +8,11 @@ import numpy as np
 import pytest
 import torch
 from batch_norm_table import TANH
-from launched import (
-    NUMBERS,
-    CrossEntropy,
-    Matrix,
-    Placed,
-    RowView,
-    call,
-    embedding_backward,
-    launchers,
-    needs_nvcc,
-)
-from launched_batch_norm import BatchNorm, ChannelView, Gradients, Options, RunningStatistics
-
 from cuda_bench import Device
+from launched import NUMBERS, Placed, call, launchers, needs_nvcc
+from launched_batch_norm import BatchNorm, ChannelView, Gradients, Options, RunningStatistics
+from launched_cross_entropy import CrossEntropy, RowView
+from launched_embedding import Matrix, embedding_backward
 
 pytestmark = [needs_nvcc, pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])]
 

@@ -6,10 +6,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from cuda_bench import Fault, narrow
 from operand_values import FORMATS, STORAGE, numbers, rounded, to_float, values
 from snippets import evaluate
-
-from cuda_bench import Fault, narrow
 
 INTEGRAL = {"rni": round, "rzi": math.trunc, "rmi": math.floor, "rpi": math.ceil}
 FLOATS = ("f16", "bf16", "f32", "f64")

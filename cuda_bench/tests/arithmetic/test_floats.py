@@ -6,10 +6,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from cuda_bench import Device, narrow
 from operand_values import numbers, rounded, to_float
 from snippets import evaluate
-
-from cuda_bench import Device, narrow
 
 
 def assert_same(bits: np.ndarray, type: str, expected: list[float]) -> None:

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
+from cuda_bench import Device, Fault, parse
 from operand_values import values
 from snippets import HEADER, evaluate
-
-from cuda_bench import Device, Fault, parse
 
 
 def signed(number: int, bits: int) -> int:

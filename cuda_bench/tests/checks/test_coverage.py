@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from cuda_bench import Coverage, Device, parse
 
 # Threads below `limit` go one way. Of the two branches of line 3 one is taken by none, one by all.

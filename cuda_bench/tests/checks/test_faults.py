@@ -4,9 +4,8 @@ import re
 
 import numpy as np
 import pytest
-from samples import kernels, needs_nvcc
-
 from cuda_bench import Device, Fault
+from samples import kernels, needs_nvcc
 
 pytestmark = needs_nvcc
 

@@ -1,11 +1,10 @@
 """The search for races against its definition: vector clocks, one for every thread."""
 
 import numpy as np
+from cuda_bench import Fault
 from cuda_bench.checks.races import Races, Shadow
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-
-from cuda_bench import Fault
 
 BLOCKS, THREADS = 2, 64
 LANES = [0, 1, 2, 33, 34, 64, 65, 97]  # of two warps of one block, and of both of another

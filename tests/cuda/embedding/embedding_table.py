@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from cuda_bench.launchers import Launchers
-from launched import NUMBERS, embedding_backward
-from torch import Tensor
-
 from cuda_bench import Device
+from cuda_bench.launchers import Launchers
+from launched import NUMBERS
+from launched_embedding import embedding_backward
+from torch import Tensor
 
 # The largest error allowed, relative to the sum of the magnitudes: one rounding to the dtype, and
 # in float32 those of the parts that long runs are cut in.

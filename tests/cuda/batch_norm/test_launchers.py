@@ -7,6 +7,7 @@ import pytest
 import torch
 from batch_norm_check import check, check_huge_doubles
 from batch_norm_table import CASES, HUGE_DOUBLES, TANH, Case
+from cuda_bench import Device
 from launched import NUMBERS, Unrun, call, launchers, needs_nvcc
 from launched_batch_norm import (
     Arguments,
@@ -16,8 +17,6 @@ from launched_batch_norm import (
     Options,
     RunningStatistics,
 )
-
-from cuda_bench import Device
 
 pytestmark = needs_nvcc
 

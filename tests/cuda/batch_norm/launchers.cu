@@ -1,6 +1,6 @@
+#include "../launchers/launchers.h"
+#include "../launchers/workspaces.h"
 #include "cuda/batch_norm/batch_norm.cu"
-#include "launchers.h"
-#include "workspaces.h"
 
 using namespace makemore_ext;
 using cuda::Stream;

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from cross_entropy_cases import indices, probabilities
-from launched import NUMBERS, CrossEntropy, class_dim
+from cuda_bench import Device
+from launched import NUMBERS
+from launched_cross_entropy import CrossEntropy, class_dim
 from torch import Tensor
 
 import makemore_ext  # noqa: F401  registers the operators
-from cuda_bench import Device
 
 operators = torch.ops.makemore_ext
 NONE, MEAN, SUM = 0, 1, 2

@@ -1,9 +1,8 @@
 """The kernels of csrc/cuda compile cleanly everywhere, within a budget, with 16-byte accesses."""
 
 import pytest
-from launched import CSRC, needs_nvcc
-
 from cuda_bench import static_checks, toolkit
+from launched import CSRC, needs_nvcc
 
 pytestmark = needs_nvcc
 
@@ -32,7 +31,7 @@ WIDE = (
     *("24batch_norm_apply_columns", "23batch_norm_apply_planes"),
 )
 WIDE_LOADS = (*WIDE, "22batch_norm_sum_columns", "21batch_norm_sum_planes")
-FILES = sorted((CSRC / "cuda").glob("*.cu"))
+FILES = sorted((CSRC / "cuda").glob("*/*.cu"))
 
 
 def budget_of(mangled):

@@ -17,8 +17,7 @@ import embedding_table
 
 @dataclass(frozen=True)
 class Call:
-    """Launchers of tests/cuda/launchers/<operation>.cu on some tensors, and a check of what comes
-    of it."""
+    """Launchers of an operation on some tensors, and a check of what comes of it."""
 
     operation: str
     name: str

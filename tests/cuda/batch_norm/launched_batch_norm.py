@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from cuda_bench import Device
 from cuda_bench.launchers import Launchers
 from launched import NUMBERS, Placed, call
 from torch import Tensor
-
-from cuda_bench import Device
 
 
 class ChannelShape(ctypes.Structure):

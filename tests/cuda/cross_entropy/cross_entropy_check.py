@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import torch
 from cross_entropy_table import MEAN, NONE, Case, Scale, ascending, confident, normal, operators
-from cuda_bench.launchers import Launchers
-from launched import NUMBERS, CrossEntropy, Placed, call, class_dim
-from torch import Tensor
-
 from cuda_bench import Device
+from cuda_bench.launchers import Launchers
+from launched import NUMBERS, Placed, call
+from launched_cross_entropy import CrossEntropy, class_dim
+from torch import Tensor
 
 # The largest error allowed: relative, and absolute for what an upstream gradient of 1 gives. A
 # gradient is rounded once to its dtype; float32 takes a few roundings to compute.

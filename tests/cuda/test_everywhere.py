@@ -4,10 +4,9 @@ own tests go."""
 import functools
 
 import pytest
-from launched import launchers, needs_nvcc
-from operation_calls import CALLS
-
+from calls import CALLS
 from cuda_bench import Device, toolkit
+from launched import launchers, needs_nvcc
 
 pytestmark = [needs_nvcc, pytest.mark.long]
 

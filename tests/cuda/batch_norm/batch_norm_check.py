@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import torch
 from batch_norm_table import RELU, TANH, Case
+from cuda_bench import Device
 from cuda_bench.launchers import Launchers
 from launched_batch_norm import BatchNorm, Options
 from torch import Tensor
-
-from cuda_bench import Device
 
 # The largest error allowed of what is stored in a dtype: relative to the value, and to the largest
 # one of its kind. Results are rounded once to their dtype, and before that computed in float32 with

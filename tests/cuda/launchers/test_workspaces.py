@@ -4,7 +4,8 @@ import functools
 
 import numpy as np
 import pytest
-from launched import MOST_ROW_DIMENSIONS, NUMBERS, launchers, needs_nvcc, workspaces_lack
+from launched import NUMBERS, launchers, needs_nvcc, workspaces_lack
+from launched_cross_entropy import MOST_ROW_DIMENSIONS
 
 compiled = functools.cache(launchers)
 pytestmark = [needs_nvcc, pytest.mark.parametrize("dtype", NUMBERS)]

@@ -6,18 +6,9 @@ import pytest
 import torch
 from cross_entropy_check import check, check_outside, check_scale
 from cross_entropy_table import CASES, MEAN, OUTSIDE, SCALES, Case
-from launched import (
-    NUMBERS,
-    Arguments,
-    CrossEntropy,
-    RowShape,
-    RowView,
-    call,
-    launchers,
-    needs_nvcc,
-)
-
 from cuda_bench import Device
+from launched import NUMBERS, call, launchers, needs_nvcc
+from launched_cross_entropy import Arguments, CrossEntropy, RowShape, RowView
 
 pytestmark = needs_nvcc
 

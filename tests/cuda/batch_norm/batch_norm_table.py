@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from cuda_bench import Device
 from cuda_bench.launchers import Launchers
 from launched import NUMBERS
 from launched_batch_norm import BatchNorm, Options
 from torch import Tensor
-
-from cuda_bench import Device
 
 TANH, RELU = 1, 2
 

@@ -10,10 +10,9 @@ import embedding_table
 import numpy as np
 import pytest
 import torch
+from cuda_bench import Device, mutations
 from cuda_bench.mutations import Mutation
 from launched import CSRC, launchers, needs_nvcc, workspaces_lack
-
-from cuda_bench import Device, mutations
 
 pytestmark = needs_nvcc
 

@@ -4,11 +4,12 @@ import ctypes
 
 import pytest
 import torch
+from cuda_bench import Device
 from embedding_table import CASES, Case, check
-from launched import NUMBERS, Matrix, call, embedding_backward, launchers, needs_nvcc
+from launched import NUMBERS, call, launchers, needs_nvcc
+from launched_embedding import Matrix, embedding_backward
 
 import makemore_ext  # noqa: F401  registers the operators
-from cuda_bench import Device
 
 pytestmark = needs_nvcc
 

@@ -1,6 +1,6 @@
+#include "../launchers/launchers.h"
+#include "../launchers/workspaces.h"
 #include "cuda/embedding/embedding.cu"
-#include "launchers.h"
-#include "workspaces.h"
 
 using namespace makemore_ext;
 using cuda::Stream;
