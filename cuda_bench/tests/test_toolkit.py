@@ -1,9 +1,11 @@
 """Finding nvcc and what it makes."""
 
 import os
+import subprocess
+import sys
 
 import pytest
-from cuda_bench import toolkit
+from cuda_bench import find_nvcc, toolkit
 from samples import KERNELS, needs_nvcc
 
 
@@ -47,6 +49,13 @@ def test_a_folder_without_nvcc_is_passed_over(toolkit_folder, fresh, monkeypatch
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
     monkeypatch.setenv("CUDA_PATH", str(toolkit_folder))
     assert toolkit.home() == toolkit_folder
+
+
+def test_the_script_prints_it(toolkit_folder):
+    environment = {**os.environ, "CUDA_HOME": str(toolkit_folder)}
+    command = [sys.executable, find_nvcc.__file__]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout == f"{toolkit_folder}\n"
 
 
 @needs_nvcc

@@ -1,4 +1,4 @@
-"""Finds nvcc and the tools beside it, and runs them; what they make is kept by content."""
+"""Runs nvcc and the tools beside it; what they make is kept by content."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from .find_nvcc import find_toolkit
 from .ptx import parser
 
 CACHE = Path(os.environ.get("CUDA_BENCH_CACHE", "build/cuda-tests")).absolute()
@@ -28,25 +29,8 @@ class CompileError(RuntimeError):
 
 @functools.cache
 def home() -> Path | None:
-    """The toolkit's folder: CUDA_HOME, the nvcc on PATH, or the one that pip installed."""
-    candidates: list[Path] = []
-    for name in ("CUDA_HOME", "CUDA_PATH"):
-        if os.environ.get(name):
-            candidates.append(Path(os.environ[name]))
-    if found := shutil.which("nvcc"):
-        candidates += [*_behind(Path(found)), Path(found).resolve().parents[1]]
-    candidates.append(Path("/usr/local/cuda"))
-    candidates += sorted(Path(sysconfig.get_paths()["purelib"]).glob("nvidia/cu*"))
-    return next((path for path in candidates if (path / "bin" / "nvcc").is_file()), None)
-
-
-def _behind(nvcc: Path) -> list[Path]:
-    """What an nvcc on PATH says of itself: it may be a script that starts the real one."""
-    run = subprocess.run(
-        [nvcc, "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True, check=False
-    )
-    top = re.search(r"^#\$ TOP=(.*)$", run.stderr, re.MULTILINE)
-    return [Path(top[1]).resolve()] if top else []
+    """The toolkit's folder; None without one."""
+    return find_toolkit()
 
 
 def tool(name: str) -> Path | None:
