@@ -11,77 +11,12 @@ import torch
 from cuda_bench import Device
 from cuda_bench.launchers import Launchers
 from launched import NUMBERS, Placed, call
+from structures import TYPES
 from torch import Tensor
 
-
-class ChannelShape(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_int64) for name in ("outer", "channels", "inner"))
-
-
-class ChannelView(ctypes.Structure):
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("outer_stride", ctypes.c_int64),
-        ("channel_stride", ctypes.c_int64),
-        ("inner_stride", ctypes.c_int64),
-    )
-
-
-class Arguments(ctypes.Structure):
-    """BatchNormArguments of csrc/arguments.h, which has one layout for all dtypes."""
-
-    _fields_ = (
-        ("shape", ChannelShape),
-        ("input", ChannelView),
-        ("weight", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-        ("training", ctypes.c_bool),
-        ("correction", ctypes.c_double),
-        ("eps", ctypes.c_double),
-        ("activation", ctypes.c_int64),
-    )
-
-
-class Gradients(ctypes.Structure):
-    _fields_ = (
-        ("grad_output", ChannelView),
-        ("output", ChannelView),
-        ("grad_input", ChannelView),
-        ("grad_weight", ctypes.c_void_p),
-        ("grad_bias", ctypes.c_void_p),
-    )
-
-
-class FloatingVector(ctypes.Structure):
-    _fields_ = (("data", ctypes.c_void_p), ("stride", ctypes.c_int64), ("type", ctypes.c_int64))
-
-
-class RunningStatistics(ctypes.Structure):
-    _fields_ = (
-        ("mean", FloatingVector),
-        ("variance", FloatingVector),
-        ("momentum", ctypes.c_double),
-    )
-
-
-class Split(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_int64) for name in ("size", "head", "vectors"))
-
-
-class Cut(ctypes.Structure):
-    _fields_ = tuple(
-        (name, ctypes.c_int64) for name in ("rows", "inner", "group_rows", "chunk_size")
-    )
-
-
-class ColumnGrid(ctypes.Structure):
-    """What the kernels over columns take beside the pass, and PlaneGrid those over planes."""
-
-    _fields_ = (("split", Split), ("width", ctypes.c_int), ("cut", Cut))
-
-
-class PlaneGrid(ctypes.Structure):
-    _fields_ = (("width", ctypes.c_int), ("cut", Cut))
+ChannelShape, ChannelView = TYPES["ChannelShape"], TYPES["ChannelView"]
+Arguments, Gradients = TYPES["BatchNormArguments"], TYPES["BatchNormGradients"]
+FloatingVector, RunningStatistics = TYPES["FloatingVector"], TYPES["RunningStatistics"]
 
 
 @dataclass(frozen=True)

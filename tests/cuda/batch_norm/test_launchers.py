@@ -102,8 +102,10 @@ def test_whole_blocks_finish_where_they_may_have_to_sum_a_channel_again(shape, d
 def failing(compiled, shape):
     """Forward of an input of this shape that is not there."""
     _, channels, inner = shape
-    view = ChannelView(256, channels * inner, inner, 1)
-    arguments = Arguments(shape=ChannelShape(*shape), input=view, training=True, eps=1e-5)
+    arguments = Arguments()
+    arguments.shape = ChannelShape(*shape)
+    arguments.input = ChannelView(256, channels * inner, inner, 1)
+    arguments.training, arguments.eps = True, 1e-5
     running, nowhere = ctypes.byref(RunningStatistics()), ctypes.byref(ChannelView())
     pointers = (ctypes.byref(arguments), running, None, nowhere, None)
     call(compiled, Device(), "forward", NUMBERS[torch.float32], *pointers, check=False)

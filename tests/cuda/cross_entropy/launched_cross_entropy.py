@@ -10,44 +10,11 @@ import torch
 from cuda_bench import Device
 from cuda_bench.launchers import Launchers
 from launched import NUMBERS, Placed, call
+from structures import TYPES
 from torch import Tensor
 
-MOST_ROW_DIMENSIONS = 8
-
-
-class RowShape(ctypes.Structure):
-    _fields_ = (
-        ("rows", ctypes.c_int64),
-        ("classes", ctypes.c_int64),
-        ("dimensions", ctypes.c_int),
-        ("sizes", ctypes.c_int64 * MOST_ROW_DIMENSIONS),
-    )
-
-
-class RowView(ctypes.Structure):
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("class_stride", ctypes.c_int64),
-        ("strides", ctypes.c_int64 * MOST_ROW_DIMENSIONS),
-    )
-
-
-class Arguments(ctypes.Structure):
-    """CrossEntropyArguments of csrc/arguments.h, which has one layout for all dtypes."""
-
-    _fields_ = (
-        ("shape", RowShape),
-        ("logits", RowView),
-        ("wide", ctypes.c_void_p),
-        ("narrow", ctypes.c_void_p),
-        ("probabilities", RowView),
-        ("has_probabilities", ctypes.c_bool),
-        ("weight", ctypes.c_void_p),
-        ("ignore_index", ctypes.c_int64),
-        ("label_smoothing", ctypes.c_double),
-        ("lse_square_scale", ctypes.c_double),
-        ("reduction", ctypes.c_int64),
-    )
+RowShape, RowView, Indices = TYPES["RowShape"], TYPES["RowView"], TYPES["Indices"]
+Arguments = TYPES["CrossEntropyArguments"]
 
 
 def class_dim(tensor: Tensor) -> int:
@@ -103,8 +70,10 @@ class CrossEntropy:
         self.arguments = Arguments(
             shape=self.shape,
             logits=row_view(logits, self.logits.address),
-            wide=address if target.dtype == torch.int64 else None,
-            narrow=address if target.dtype == torch.uint8 else None,
+            target=Indices(
+                wide=address if target.dtype == torch.int64 else None,
+                narrow=address if target.dtype == torch.uint8 else None,
+            ),
             probabilities=row_view(target, address) if is_probabilities else RowView(),
             has_probabilities=is_probabilities,
             weight=None if self._weight is None else self._weight.address,

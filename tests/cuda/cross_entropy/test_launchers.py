@@ -90,8 +90,9 @@ def test_scale(scale, compiled):
 
 def failing(compiled, rows):
     """Forward of so many rows of logits that are not there."""
-    shape = RowShape(rows, 1, 1, (rows,))
-    arguments = Arguments(shape=shape, has_probabilities=True, reduction=MEAN)
+    arguments = Arguments()
+    arguments.shape = RowShape(rows, 1, 1, (rows,))
+    arguments.has_probabilities, arguments.reduction = True, MEAN
     nowhere = ctypes.byref(RowView())
     pointers = (ctypes.byref(arguments), None, None, None, nowhere, None)
     call(compiled, Device(), "forward", NUMBERS[torch.float32], *pointers, check=False)

@@ -9,21 +9,14 @@ import torch
 from cuda_bench import Device
 from cuda_bench.launchers import Launchers
 from launched import NUMBERS, Placed, call
+from structures import TYPES
 from torch import Tensor
 
+Matrix = TYPES["Matrix"]
 
-class Matrix(ctypes.Structure):
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("rows", ctypes.c_int64),
-        ("columns", ctypes.c_int64),
-        ("row_stride", ctypes.c_int64),
-        ("column_stride", ctypes.c_int64),
-    )
 
-    @classmethod
-    def of(cls, placed: Placed, tensor: Tensor) -> Matrix:
-        return cls(placed.address, *tensor.shape, *tensor.stride())
+def matrix_view(placed: Placed, tensor: Tensor) -> Matrix:
+    return Matrix(placed.address, *tensor.shape, *tensor.stride())
 
 
 def embedding_backward(
@@ -39,8 +32,8 @@ def embedding_backward(
     compute = np.float64 if grad_output.dtype == torch.float64 else np.float32
     call(
         launchers, device, "backward", NUMBERS[grad_output.dtype],
-        ctypes.byref(Matrix.of(upstream, grad_output)), Placed(device, sorted_indices).buffer,
-        Placed(device, order).buffer, ctypes.byref(Matrix.of(result, like)),
+        ctypes.byref(matrix_view(upstream, grad_output)), Placed(device, sorted_indices).buffer,
+        Placed(device, order).buffer, ctypes.byref(matrix_view(result, like)),
         device.empty(size, compute),
     )  # fmt: skip
     return result.tensor()
