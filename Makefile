@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
-NATIVE := $(shell find csrc tests/cuda tests/sanitize -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+NATIVE := $(shell find csrc cuda_bench tests/cuda tests/sanitize -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+FIND_NVCC := cuda_bench/src/cuda_bench/find_nvcc.py
 
 # PTX runs on every later device, and the tests compile for each architecture. What users install
 # (pip install .) is built for all of them.
 export TORCH_CUDA_ARCH_LIST ?= 7.5+PTX
-export MAKEMORE_EXT_CUDA ?= $(if $(shell command -v nvcc),1,0)
+export MAKEMORE_EXT_CUDA := $(or $(MAKEMORE_EXT_CUDA),$(if $(shell $(PYTHON) $(FIND_NVCC)),1,0))
 
 # A process for each core, which takes tests from others when it has none left.
 PARALLEL := -n auto --maxprocesses 8 --dist worksteal
@@ -85,10 +87,10 @@ with-compiler:
 	cd $(COPY) && MAKEMORE_EXT_CPU_CAPABILITY=$(CAPABILITY) $(abspath $(BIN))/python -m pytest $(PARALLEL) $(OPERATIONS)
 
 cuda-check: build
-	@if ! PYTHONPATH=tests/cuda $(BIN)/python -c 'import sys; from cuda_bench import toolkit; sys.exit(toolkit.home() is None)'; then \
-		echo "==> installing nvcc"; $(BIN)/pip install --quiet $(CUDA_WHEELS); fi
+	@$(BIN)/python $(FIND_NVCC) >/dev/null || \
+		{ echo "==> installing nvcc"; $(BIN)/pip install --quiet $(CUDA_WHEELS); }
 	@echo "==> testing the CUDA kernels without a GPU"
-	$(BIN)/pytest $(PARALLEL) tests/cuda
+	$(BIN)/pytest $(PARALLEL) tests/cuda cuda_bench/tests
 
 format: build
 	$(BIN)/ruff format .

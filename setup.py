@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -151,19 +152,13 @@ class Cuda:
 
 
 def find_cuda() -> Cuda | None:
-    """The toolkit that CUDA_HOME, CUDA_PATH, PATH, /usr/local or pip has; None without CUDA."""
+    """The toolkit, where one is found and CUDA is wanted; None without CUDA."""
     wanted = os.environ.get("MAKEMORE_EXT_CUDA", "")
     if wanted not in ("", "0", "1"):
         raise SystemExit(f"MAKEMORE_EXT_CUDA must be 0 or 1, got {wanted!r}")
     if wanted == "0" or (wanted == "" and torch.version.cuda is None):
         return None
-    homes = [Path(os.environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
-    if nvcc := shutil.which("nvcc"):  # it may be a script that starts another, which says where
-        said = subprocess.run([nvcc, "--dryrun", "-x", "cu", os.devnull], capture_output=True)
-        homes += [Path(top) for top in re.findall(r"TOP=(.*)", said.stderr.decode())]
-    homes.append(Path("/usr/local/cuda"))
-    homes += sorted(Path(sysconfig.get_path("purelib")).glob("nvidia/cu*"))
-    home = next((home.resolve() for home in homes if (home / "bin" / "nvcc").is_file()), None)
+    home = runpy.run_path("cuda_bench/src/cuda_bench/find_nvcc.py")["find_toolkit"]()
     if home is None and wanted == "1":
         raise SystemExit(
             "MAKEMORE_EXT_CUDA=1 asks for the CUDA kernels, but no nvcc was found: install the "

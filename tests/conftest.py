@@ -18,6 +18,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Before pytest imports cuda_bench/tests and takes the folder for the package.
+    import cuda_bench  # noqa: F401
     import support  # imports torch, for which the environment is set above
 
     support.seed_shift = config.getoption("--seed")

@@ -1,7 +1,7 @@
 """What the pages say: examples run, links lead somewhere, figures are those of the result files.
 
-Each example runs in an interpreter of its own; those of docs/cuda-test-bench.md are one session,
-which tests/cuda/test_docs.py runs.
+Each example runs in an interpreter of its own; those of cuda_bench/README.md are one session, which
+cuda_bench/tests/test_docs.py runs.
 """
 
 import importlib
@@ -16,7 +16,7 @@ from makemore_ext.makemore.data import EMBEDDED_NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
 WITH_EXAMPLES = ("README.md", "CONTRIBUTING.md", "docs/usage.md")
-PAGES = (*WITH_EXAMPLES, "benchmarks/README.md", "csrc/README.md", "docs/cuda-test-bench.md")
+PAGES = (*WITH_EXAMPLES, "benchmarks/README.md", "csrc/README.md", "cuda_bench/README.md")
 EXAMPLES = {
     f"{page}, line {text.count(chr(10), 0, match.start()) + 1}": match[1]
     for page in WITH_EXAMPLES

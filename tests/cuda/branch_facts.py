@@ -9,8 +9,10 @@ import cross_entropy_table
 import embedding_table
 import torch
 from cuda_bench.launchers import Launched, Launchers
-from launched import NUMBERS, Placed, Unrun, call, class_dim, embedding_backward
-from launched_batch_norm import ColumnGrid, Cut, PlaneGrid
+from launched import NUMBERS, Placed, Unrun, call
+from launched_cross_entropy import class_dim
+from launched_embedding import embedding_backward
+from structures import TYPES, Structure
 
 
 def lanes_of(dtype: torch.dtype) -> int:
@@ -30,7 +32,7 @@ def heads(tensor: torch.Tensor, offset: int, along: int) -> set[int]:
 class Parts:
     """How batch norm cuts channels, and the threads that add up the parts of each."""
 
-    def __init__(self, case: batch_norm_table.Case, cut: Cut, finish: Launched) -> None:
+    def __init__(self, case: batch_norm_table.Case, cut: Structure, finish: Launched) -> None:
         self.lanes = lanes_of(case.dtype)
         self.rows, self.inner = cut.rows, cut.inner
         self.band_rows, self.chunk_size = cut.band_rows, cut.chunk_size
@@ -44,7 +46,7 @@ class Columns(Parts):
     """A grid of batch_norm/columns.cuh."""
 
     def __init__(self, case: batch_norm_table.Case, sums: Launched, finish: Launched) -> None:
-        grid = ColumnGrid.from_buffer_copy(sums.arguments[1])
+        grid = TYPES["ColumnGrid"].from_buffer_copy(sums.arguments[1])
         super().__init__(case, grid.cut, finish)
         self.width, self.at_once = grid.width, 256 // grid.width
         self.run = 8 * self.at_once
@@ -58,7 +60,7 @@ class Planes(Parts):
     """A grid of batch_norm/planes.cuh."""
 
     def __init__(self, case: batch_norm_table.Case, sums: Launched, finish: Launched) -> None:
-        grid = PlaneGrid.from_buffer_copy(sums.arguments[1])
+        grid = TYPES["PlaneGrid"].from_buffer_copy(sums.arguments[1])
         super().__init__(case, grid.cut, finish)
         self.width, self.at_once = grid.width, 256 // grid.width
         self.heads = heads(case.input(), case.offset, along=2)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import setuptools
 from cuda_bench import toolkit
-from support_cuda import needs_nvcc
+from launched import needs_nvcc
 
 ROOT = Path(__file__).resolve().parents[2]
 

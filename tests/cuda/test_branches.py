@@ -9,11 +9,9 @@ import branches
 import cross_entropy_table
 import embedding_table
 import pytest
-from cuda_bench import Device, toolkit
-from cuda_bench.coverage import Coverage
-from launched import CSRC, launchers
-from operation_calls import CALLS
-from support_cuda import needs_nvcc
+from calls import CALLS
+from cuda_bench import Coverage, Device, toolkit
+from launched import CSRC, launchers, needs_nvcc
 
 pytestmark = needs_nvcc
 

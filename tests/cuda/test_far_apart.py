@@ -9,18 +9,10 @@ import pytest
 import torch
 from batch_norm_table import TANH
 from cuda_bench import Device
-from launched import (
-    NUMBERS,
-    CrossEntropy,
-    Matrix,
-    Placed,
-    RowView,
-    call,
-    embedding_backward,
-    launchers,
-)
+from launched import NUMBERS, Placed, call, launchers, needs_nvcc
 from launched_batch_norm import BatchNorm, ChannelView, Gradients, Options, RunningStatistics
-from support_cuda import needs_nvcc
+from launched_cross_entropy import CrossEntropy, RowView
+from launched_embedding import Matrix, embedding_backward, matrix_view
 
 pytestmark = [needs_nvcc, pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])]
 
@@ -114,6 +106,6 @@ def test_embedding(layout, dtype):
     call(
         compiled("embedding"), device, "backward", NUMBERS[dtype],
         ctypes.byref(Matrix(placed[0].address, 3, 24, *strides)), sorted_indices.buffer,
-        order.buffer, ctypes.byref(Matrix.of(result, expected)), device.empty(48, np.float64),
+        order.buffer, ctypes.byref(matrix_view(result, expected)), device.empty(48, np.float64),
     )  # fmt: skip
     torch.testing.assert_close(result.tensor(), expected)

@@ -1,121 +1,276 @@
-"""Broken sample kernels and launchers, each of which the bench must notice."""
+"""Broken kernels and launchers of csrc/cuda, each of which the tests' tables must notice."""
 
+from functools import partial
+
+import batch_norm_check
+import batch_norm_table
+import cross_entropy_check
+import cross_entropy_table
+import embedding_table
+import numpy as np
 import pytest
-from cuda_bench import Device, mutations, toolkit
-from cuda_bench.launchers import Launchers
-from cuda_bench.mutations import Mutation, Survived
-from samples import CASES
-from support_cuda import KERNELS, needs_nvcc
+import torch
+from cuda_bench import Device, mutations
+from cuda_bench.mutations import Mutation
+from launched import CSRC, launchers, needs_nvcc, workspaces_lack
 
 pytestmark = needs_nvcc
 
-MUTATIONS = [
-    Mutation("barrier dropped", "softmax.cu", "  __syncthreads();\n", ""),
-    Mutation("barrier for one warp", "softmax.cu",
-             "  __syncthreads();\n  if (threadIdx.x >= 32)\n    return;",
-             "  if (threadIdx.x >= 32)\n    return;\n  __syncthreads();"),
-    Mutation("half a mask", "softmax.cu", "0xffffffffu", "0x0000ffffu"),
-    Mutation("shuffle begins too near", "softmax.cu", "distance = 16", "distance = 8"),
-    Mutation("vector not aligned", "softmax.cu", "(row + before)", "(row + before + 1)"),
-    Mutation("head not skipped", "softmax.cu", "if (threadIdx.x < before)", "if (false)"),
-    Mutation("tail too long", "softmax.cu", "if (after + threadIdx.x < columns)",
-             "if (after + threadIdx.x <= columns)"),
-    Mutation("tail forgotten", "softmax.cu", "if (after + threadIdx.x < columns)", "if (false)"),
-    Mutation("half the stride", "softmax.cu", "i += threads", "i += threads / 2"),
-    Mutation("no guard for -inf", "softmax.cu",
-             "  if (maximum == -INFINITY)\n    return {maximum, 0.0f};\n", ""),
-    Mutation("partial sums forgotten", "softmax.cu",
-             "if (threadIdx.x < threads / 32)", "if (threadIdx.x < threads / 64)"),
-    Mutation("stale maximum", "softmax.cu", "a.sum * expf(a.maximum - maximum)", "a.sum"),
-    Mutation("grid too small", "softmax.cu", "<<<unsigned(rows), threads",
-             "<<<unsigned(rows > 1 ? rows - 1 : 1), threads",
+SINGLE = (torch.float32,)
+
+CROSS_ENTROPY = [
+    # What the kernels share.
+    Mutation("steps begin too near", "cuda/reduce.cuh", "distance = kWarpSize / 2",
+             "distance = kWarpSize / 4"),
+    Mutation("barrier of the block's sum dropped", "cuda/reduce.cuh",
+             "  __syncthreads();\n  return warp_sum", "  return warp_sum"),
+    Mutation("sum keeps no rest", "cuda/reduce.cuh",
+             "static_cast<double>(high) + low :", "static_cast<double>(high) :"),
+    Mutation("vectors begin one late", "cuda/vec.cuh", "body(head + i * lanes,",
+             "body(head + i * lanes + 1,"),
+    Mutation("head done twice", "cuda/vec.cuh", "i < head ? i : i + vectors * lanes",
+             "i + vectors * lanes"),
+    Mutation("one element too many", "cuda/vec.cuh", "i < size - vectors * lanes;",
+             "i <= size - vectors * lanes;"),
+    Mutation("other rows' alignment forgotten", "cuda/vec.cuh",
+             "if (((lane_of(others) != begin) || ...))", "if (begin < 0)",
              host=True),
-    Mutation("grid too large", "softmax.cu", "<<<unsigned(rows), threads",
-             "<<<unsigned(rows + 1), threads",
+    Mutation("too far to alignment", "cuda/vec.cuh", "(kLanes<T> - begin) % kLanes<T>", "begin",
              host=True),
-    Mutation("block too small", "softmax.cu", "<<<unsigned(rows), threads",
-             "<<<unsigned(rows), threads / 2",
-             host=True),
-    Mutation("launcher waits", "softmax.cu", "  return cudaGetLastError();",
-             "  cudaDeviceSynchronize();\n  return cudaGetLastError();",
-             host=True),
-    Mutation("barrier in a branch", "column_sums.cu",
-             "[(threadIdx.y + half) * width + threadIdx.x];\n    __syncthreads();",
-             "[(threadIdx.y + half) * width + threadIdx.x], __syncthreads();"),
-    Mutation("barrier dropped in a loop", "column_sums.cu",
-             "[(threadIdx.y + half) * width + threadIdx.x];\n    __syncthreads();",
-             "[(threadIdx.y + half) * width + threadIdx.x];"),
-    Mutation("no column guard", "column_sums.cu", "  if (column < columns)\n", ""),
-    Mutation("fence dropped", "column_sums.cu",
-             "  __threadfence();\n  __syncthreads();\n  __shared__",
-             "  __syncthreads();\n  __shared__"),
-    Mutation("barrier before the count dropped", "column_sums.cu",
-             "  __threadfence();\n  __syncthreads();\n  __shared__",
-             "  __threadfence();\n  __shared__"),
-    Mutation("last block but one", "column_sums.cu", "gridDim.y - 1;", "gridDim.y - 2;"),
-    Mutation("plain count for an atomic", "column_sums.cu",
-             "atomicAdd(&finished[blockIdx.x], 1u)", "finished[blockIdx.x]++"),
-    Mutation("sum by float atomics", "column_sums.cu",
-             "partial[blockIdx.y * columns + column] = sums[threadIdx.x];",
-             "atomicAdd(&partial[column], sums[threadIdx.x]);"),
-    Mutation("count not cleared", "column_sums.cu",
-             "  cudaMemsetAsync(finished, 0, grid.x * sizeof(unsigned), on);\n", "",
-             host=True),
-    Mutation("too little shared memory", "column_sums.cu", "width * height * sizeof(float), on",
-             "width * (height - 1) * sizeof(float), on",
-             host=True),
-    Mutation("tile overlaps", "column_sums.cu", "min(first + tile_rows, rows)",
-             "min(first + tile_rows + 1, rows)"),
-    Mutation("plain shared add", "histogram.cu", "atomicAdd(&local[indices[i]], 1u);",
-             "local[indices[i]] += 1u;"),
-    Mutation("plain global add", "histogram.cu", "atomicAdd(&counts[bin], local[bin]);",
-             "counts[bin] += local[bin];"),
-    Mutation("counts not cleared", "histogram.cu", "local[bin] = 0;", ";"),
-    Mutation("barrier after clearing dropped", "histogram.cu",
-             "local[bin] = 0;\n  __syncthreads();", "local[bin] = 0;"),
-    Mutation("blocks overlap", "histogram.cu", "int64_t(gridDim.x) * blockDim.x",
-             "int64_t(blockDim.x)"),
-    Mutation("rest done twice", "scale.cu", "if (rest < count)", "if (index < count)"),
-    Mutation("index in 32-bit float", "scale.cu", "float(value) * factor", "float(value)"),
-    Mutation("swapped arguments", "scale.cu",
-             "static_cast<const T*>(input), static_cast<T*>(output)",
-             "static_cast<const T*>(output), static_cast<T*>(const_cast<void*>(input))",
-             host=True),
-    Mutation("count in bytes", "scale.cu", "static_cast<T*>(output), count, factor);",
-             "static_cast<T*>(output), count * int64_t(sizeof(T)), factor);",
+    # A block of rows.
+    Mutation("stale sum", "cuda/cross_entropy/sums.cuh", "exp.scale(::exp(step));", ""),
+    Mutation("stale shares", "cuda/cross_entropy/sums.cuh", "if (share.total() != 0)",
+             "if (false)"),
+    Mutation("no row of -inf", "cuda/cross_entropy/block.cuh",
+             "no_maximum ? -INFINITY : static_cast<double>(sums.max)",
+             "no_maximum ? static_cast<double>(sums.max) : static_cast<double>(sums.max)"),
+    Mutation("negative targets let through", "cuda/cross_entropy/block.cuh",
+             "static_cast<uint64_t>(target) >= static_cast<uint64_t>(arguments.shape.classes)",
+             "target >= arguments.shape.classes"),
+    Mutation("ignored rows lose", "cuda/cross_entropy/block.cuh",
+             "loss = ignored_ ? 0.0 :", "loss = false ? 0.0 :"),
+    Mutation("nothing special at the target", "cuda/cross_entropy/block.cuh",
+             "if (c + k * stride == factors.target[i])", "if (c + k * stride < 0)"),
+    Mutation("a row too many", "cuda/cross_entropy/block.cuh",
+             "if (i < count) {\n    RowState", "if (i <= count) {\n    RowState"),
+    Mutation("sum by float atomics", "cuda/cross_entropy/block.cuh",
+             "task.block_loss[block_index()] = loss;", "atomicAdd(task.block_loss, loss);"),
+    # A warp or a block a row.
+    Mutation("barrier before the gradient dropped", "cuda/cross_entropy/rows.cuh",
+             "    __syncthreads();\n    for (int i = first", "    for (int i = first"),
+    Mutation("barrier in a branch", "cuda/cross_entropy/rows.cuh",
+             "    __syncthreads();\n  }\n  if (warp == 0) {",
+             "  }\n  if (warp == 0) {\n    __syncthreads();"),
+    Mutation("other warps forgotten", "cuda/cross_entropy/rows.cuh", "together ? warps : 1", "1"),
+    Mutation("too little shared memory", "cuda/cross_entropy/rows.cuh",
+             "parts[kBlockRows];", "parts[2];"),
+    # A thread a row.
+    Mutation("no guard of the rows", "cuda/cross_entropy/columns.cuh",
+             "    if (i < count) {\n      parts[", "    {\n      parts["),
+    Mutation("barrier of the columns dropped", "cuda/cross_entropy/columns.cuh",
+             "    __syncthreads();\n  }\n  if (warp == 0)", "  }\n  if (warp == 0)"),
+    Mutation("classes beyond the last", "cuda/cross_entropy/columns.cuh",
+             "c + (together - 1) * step_ < classes", "c < classes"),
+    # Weights, sums, and the launchers.
+    Mutation("rows beyond the last", "cuda/cross_entropy/cross_entropy.cuh",
+             "begin + kRowsPerWeightBlock < rows ? begin + kRowsPerWeightBlock : rows",
+             "begin + kRowsPerWeightBlock"),
+    Mutation("alignment of what is scaled forgotten", "cuda/cross_entropy/cross_entropy.cuh",
+             "Split::of(count, gradient)", "Split::after<T>(0, count)"),
+    Mutation("partial sums added twice", "cuda/cross_entropy/cross_entropy.cuh",
+             "i < count; i += kSumThreads", "i < count; i += kSumThreads / 2"),
+    Mutation("grid too small", "cuda/cross_entropy/cross_entropy.cu",
+             "<<<grid_of(blocks, kName), threads,",
+             "<<<grid_of(std::max<int64_t>(1, blocks - 1), kName), threads,"),
+    Mutation("another stream", "cuda/cross_entropy/cross_entropy.cu",
+             "threads, 0, stream>>>", "threads>>>"),
+    Mutation("strides of the classes forgotten", "cuda/cross_entropy/cross_entropy.cu",
+             "arguments.shape.classes <= 1 ||", "arguments.shape.classes >= 1 ||"),
+    Mutation("launcher waits", "cuda/launch.cuh", "const cudaError_t error = cudaGetLastError();",
+             "cudaDeviceSynchronize();\n  const cudaError_t error = cudaGetLastError();",
              host=True),
 ]  # fmt: skip
 
-NOT_A_BUG = Mutation("a comment", "scale.cu", "// y = round", "// z = round")
+EMBEDDING = [
+    Mutation("looks before the first", "cuda/embedding/embedding.cuh", "position > 0 && ", ""),
+    Mutation("parts overlap", "cuda/embedding/embedding.cuh",
+             "(2 * chunk + of_next)", "(chunk + of_next)"),
+    Mutation("table not cleared", "cuda/embedding/embedding.cu",
+             "cudaMemsetAsync(grad_weight.data, 0, bytes, stream);", ""),
+    Mutation("rows beyond the table", "cuda/embedding/embedding.cuh",
+             "static_cast<uint64_t>(index) < static_cast<uint64_t>(grad_weight.rows)",
+             "index >= 0"),
+    Mutation("features beyond the last", "cuda/embedding/embedding.cuh",
+             "if (feature < task.grad_output.columns)", "if (feature >= 0)"),
+    Mutation("strides of the features forgotten", "cuda/embedding/embedding.cu",
+             "matrix.column_stride == 1 &&", "matrix.column_stride > 0 &&"),
+    Mutation("alignment forgotten", "cuda/embedding/embedding.cu",
+             "reinterpret_cast<uintptr_t>(matrix.data) % 16 == 0 &&", "matrix.data != nullptr &&"),
+    Mutation("parts not added up", "cuda/embedding/embedding.cuh",
+             "    sums.add_part(task.part(chunk, false) + feature);\n", ""),
+]  # fmt: skip
+
+BATCH_NORM = [
+    # Columns.
+    Mutation("columns beyond the last", "cuda/batch_norm/columns.cuh",
+             "} else if (share.unit < grid.units()) {\n    sum_unit", "} else {\n    sum_unit"),
+    Mutation("rows beyond the last", "cuda/batch_norm/columns.cuh",
+             "left < grid.cut.band_rows ? left : grid.cut.band_rows", "grid.cut.band_rows"),
+    Mutation("a run beyond the last row", "cuda/batch_norm/columns.cuh",
+             "row + run - share.step < share.end", "row < share.end"),
+    Mutation("barrier between the sums dropped", "cuda/batch_norm/columns.cuh",
+             "  __syncthreads();\n  const double second", "  const double second"),
+    Mutation("other columns added", "cuda/batch_norm/columns.cuh",
+             "int distance = width;", "int distance = 1;"),
+    Mutation("rows that are not aligned alike", "cuda/batch_norm/batch_norm.cu",
+             "shape.outer > 1 && pass.any_stride(is_unaligned)",
+             "false && pass.any_stride(is_unaligned)"),
+    # Planes.
+    Mutation("chunk beyond the plane", "cuda/batch_norm/parts.cuh",
+             "inner - begin < chunk_size ? inner - begin : chunk_size", "chunk_size"),
+    Mutation("barrier between the planes' sums dropped", "cuda/batch_norm/planes.cuh",
+             "  __syncthreads();\n", ""),
+    Mutation("alignment of the result forgotten", "cuda/batch_norm/passes.cuh",
+             "place.in(this->arguments.input), y);", "place.in(this->arguments.input));",
+             host=True),
+    # What becomes of the sums.
+    Mutation("sums about zero", "cuda/batch_norm/passes.cuh",
+             "(sum - least / kSamples - most / kSamples) * kShare", "0 * (sum + least + most)"),
+    Mutation("what lies between the parts forgotten", "cuda/batch_norm/passes.cuh",
+             "squares[part] + count * distance * distance", "squares[part] + 0 * count * distance"),
+    Mutation("total read before it is there", "cuda/reduce.cuh",
+             "  __syncthreads();\n  return total;", "  return total;"),
+    Mutation("low part of the mean forgotten", "cuda/batch_norm/passes.cuh",
+             "bias - (mean - static_cast<double>(centre)) * scale", "bias"),
+    Mutation("gradient sums about the centre alone", "cuda/batch_norm/passes.cuh",
+             "(products - rest * sum) * invstd", "products * invstd"),
+    Mutation("relu lets 0 through", "cuda/batch_norm/elements.cuh", "y.lane[k] <= C(0)",
+             "y.lane[k] < C(0)"),
+    Mutation("running variance not of n - 1", "cuda/batch_norm/passes.cuh",
+             "/ (count - 1)", "/ count"),
+    Mutation("squares beyond a float", "cuda/batch_norm/passes.cuh", "if (isfinite(all_squares))",
+             "if (true)"),
+    Mutation("products beyond a float", "cuda/batch_norm/passes.cuh",
+             "if (!isfinite(products) && isfinite(invstd))", "if (false)"),
+    Mutation("differences beyond a float", "cuda/batch_norm/parts.cuh", "kDown = 0x1p-8f",
+             "kDown = 1.0f"),
+    # The launchers.
+    Mutation("workspace too small", "cuda/batch_norm/parts.cuh", "2 * parts + kPassParameters",
+             "2 * parts + 1",
+             host=True),
+    Mutation("workspace for aligned columns alone", "cuda/batch_norm/batch_norm.cu",
+             "head < kLanes<T>; ++head", "head < 1; ++head", host=True),
+    Mutation("sums read that nothing wrote", "cuda/batch_norm/passes.cuh",
+             "if (sums_needed()) {\n      const", "if (true) {\n      const"),
+    Mutation("another stream for the second kernel", "cuda/batch_norm/batch_norm.cu",
+             "threads, 0, stream>>>(pass)", "threads>>>(pass)"),
+    Mutation("too few threads for the parts", "cuda/batch_norm/parts.cuh", "i += blockDim.x",
+             "i += kBatchNormThreads"),
+]  # fmt: skip
+
+FEW = (
+    "plain",
+    "unlike alignment",
+    "everything",
+    "confident",
+    "minus infinity",
+    "all ignored",
+    "transposed",
+)
+LARGE = ((40, 150), (2, 1100), (4, 1030))
+FEW_OF_BATCH_NORM = (
+    "columns",
+    "many rows",
+    "small planes",
+    "many small planes",
+    "planes",
+    "large planes",
+    "relu",
+    "evaluation",
+    "running float32",
+    "no gradient of parameters",
+    "no gradient",
+    "many channels",
+    "padded rows",
+    "unlike alignment",
+    "far from zero",
+    "beyond squares",
+    "far apart",
+)
 
 
-def check(mutation):
-    """The cases of the file, in two orders: with all blocks together, and one after another."""
-
-    def run(sources):
-        source = sources / mutation.file
-        if mutation.host:
-            broken = Launchers(source)
-        else:
-            broken = Launchers(KERNELS / mutation.file, kernels=toolkit.compile_ptx(source))
-        for case in CASES[mutation.file].values():
-            case(broken, Device())
-            case(broken, Device(order="reversed", concurrent_blocks=1))
-
-    return run
+def small(cases):
+    """The cases that are quick, of one dtype."""
+    for case in cases:
+        if case.dtype == torch.float32 and case.name in FEW and case.shape[:2] not in LARGE:
+            yield case
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
-def test_caught(mutation):
-    assert mutations.caught(mutation, KERNELS, check(mutation))
+CASES = list(small(cross_entropy_table.CASES))
+MANY_ROWS = next(case for case in cross_entropy_table.CASES if case.name == "many rows")
+OUTSIDE = cross_entropy_table.Case("outside", (5, 33), torch.float32)
+SCALE = cross_entropy_table.Scale(1003, 7, -0.75, torch.float32)
+IN_TURN = {"order": "reversed", "concurrent_blocks": 1}
 
 
-def test_what_changes_nothing_survives():
-    with pytest.raises(Survived, match="a comment"):
-        mutations.caught(NOT_A_BUG, KERNELS, check(NOT_A_BUG))
+def broken_launchers(name, mutation, sources):
+    if mutation.host or mutation.file.endswith(".cu"):
+        return launchers(name, SINGLE, sources)
+    return launchers(name, SINGLE, device_csrc=sources)
 
 
-@pytest.mark.parametrize("find", ["no such text", "threadIdx.x"])
-def test_a_mutation_must_be_found_once(find):
-    with pytest.raises(ValueError, match=r"times in softmax\.cu"):
-        mutations.apply(Mutation("any", "softmax.cu", find, ""), KERNELS)
+def check_cross_entropy(mutation, sources):
+    broken = broken_launchers("cross_entropy", mutation, sources)
+    for case in CASES:
+        cross_entropy_check.check(case, broken, Device())
+    cross_entropy_check.check_outside(OUTSIDE, -1, broken, Device())
+    cross_entropy_check.check(CASES[0], broken, Device(**IN_TURN))
+    cross_entropy_check.check(MANY_ROWS, broken, Device())
+    cross_entropy_check.check_scale(SCALE, broken, Device())
+
+
+def check_embedding(mutation, sources):
+    broken = broken_launchers("embedding", mutation, sources)
+    for case in embedding_table.CASES:
+        if case.dtype == torch.float32:
+            embedding_table.check(case, broken, Device())
+    outside = embedding_table.Case(5, 2, 16, torch.float32, only=7)
+    embedding_table.check(outside, broken, Device())
+
+
+def quick_of_batch_norm():
+    """One dtype, and of each kind of case and layout the first."""
+    seen = set()
+    for case in batch_norm_table.CASES:
+        kind = (case.name, case.shape[2] == 1)
+        if case.dtype == torch.float32 and kind not in seen and case.name in FEW_OF_BATCH_NORM:
+            seen.add(kind)
+            yield case
+
+
+def check_batch_norm(mutation, sources):
+    broken = broken_launchers("batch_norm", mutation, sources)
+    for case in quick_of_batch_norm():
+        batch_norm_check.check(case, broken, Device())
+    assert (workspaces_lack(broken, torch.float32, np.array([[65_537, 50, 1]])) <= 0).all()
+
+
+def half_of_them_slow(listed):
+    """Each takes three seconds: every other one is for `pytest -m slow`."""
+    marks = ((), pytest.mark.slow)
+    return [pytest.param(m, id=m.name, marks=marks[i % 2]) for i, m in enumerate(listed)]
+
+
+@pytest.mark.parametrize("mutation", half_of_them_slow(CROSS_ENTROPY))
+def test_caught_by_the_table_of_cross_entropy(mutation):
+    assert mutations.caught(mutation, CSRC, partial(check_cross_entropy, mutation))
+
+
+@pytest.mark.parametrize("mutation", half_of_them_slow(EMBEDDING))
+def test_caught_by_the_table_of_the_embedding(mutation):
+    assert mutations.caught(mutation, CSRC, partial(check_embedding, mutation))
+
+
+@pytest.mark.parametrize("mutation", half_of_them_slow(BATCH_NORM))
+def test_caught_by_the_table_of_batch_norm(mutation):
+    assert mutations.caught(mutation, CSRC, partial(check_batch_norm, mutation))

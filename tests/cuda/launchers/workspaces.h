@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "../cuda_bench/cudart.h"
+#include "cudart.h"
 
 // Above every other address that a call is given.
 inline constexpr uintptr_t kWorkspaceAddress = uintptr_t{1} << 44;

@@ -1,0 +1,1 @@
+"""What instructions compute: functions of numpy arrays, without the machine."""

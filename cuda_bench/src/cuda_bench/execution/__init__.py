@@ -1,0 +1,1 @@
+"""Runs kernels: decodes their instructions, and takes all threads through them together."""

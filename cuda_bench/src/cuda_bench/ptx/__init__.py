@@ -1,0 +1,1 @@
+"""Reads PTX: its types, the parser, and where threads that part at a branch meet again."""
