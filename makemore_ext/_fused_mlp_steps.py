@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from makemore_ext._batch_norm_checks import ACTIVATIONS
-from makemore_ext._cross_entropy_checks import REDUCTIONS
 from makemore_ext._native import fused_mlp_steps, operators
 from makemore_ext._network import Sizes
+from makemore_ext.ops.batch_norm.options import ACTIVATIONS
+from makemore_ext.ops.cross_entropy.options import REDUCTIONS
 from makemore_ext.reference import EPS, Parameters
 
 Descent = tuple[float, float]  # momentum and weight decay

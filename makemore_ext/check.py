@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import reference
-from ._network import SEED
-from .batch_norm import batch_norm
-from .cross_entropy import cross_entropy
-from .embedding import embedding
-from .makemore.data import Dataset
-from .makemore.model import MLP
-from .reference import Parameters
+from makemore_ext import reference
+from makemore_ext._network import SEED
+from makemore_ext.makemore.data import Dataset
+from makemore_ext.makemore.model import MLP
+from makemore_ext.ops.batch_norm import batch_norm
+from makemore_ext.ops.cross_entropy import cross_entropy
+from makemore_ext.ops.embedding import embedding
+from makemore_ext.reference import Parameters
 
 # The output of batch norm near 0 is the difference of numbers around 1, where fp32 leaves an error
 # of some 1e-7: below this, but above allclose's own 1e-8.

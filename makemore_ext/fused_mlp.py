@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+from makemore_ext._arguments import is_integer, require
 from makemore_ext._fused_mlp_steps import GraphSteps, NativeSteps
 from makemore_ext._interrupt import deferred_interrupt
 from makemore_ext._network import check_separate, has_memory, initialize, shapes, sizes_of
-from makemore_ext._validation import check_device, is_integer, require
+from makemore_ext.ops.tensors import check_device
 from makemore_ext.reference import Parameters
 
 # The arithmetic of one native call of `train`, between two of which it can be interrupted: some

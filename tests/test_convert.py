@@ -8,7 +8,7 @@ from support import seeded
 from torch import Tensor, nn
 
 import makemore_ext as mx
-from makemore_ext.convert import ConversionReport
+from makemore_ext.conversion import ConversionReport
 
 
 class Block(nn.Module):

@@ -1,7 +1,7 @@
 // What the operators share: checks of tensors, views of them for the kernels, allocation.
 //
 // The checks keep a kernel from reading what it must not, whoever calls the operator. What a Python
-// user should read when something is wrong is raised in makemore_ext/<operation>.py.
+// user should read when something is wrong is raised in makemore_ext/ops/<operation>/.
 #pragma once
 
 #include <torch/csrc/stable/accelerator.h>

@@ -5,8 +5,8 @@ import re
 import click
 import torch
 
-from ..bench import OPERATIONS, bench
-from . import options, output
+from makemore_ext.bench import OPERATIONS, bench
+from makemore_ext.cli import options, output
 
 DTYPES = ("float32", "bfloat16", "float16")
 SHAPES = {

@@ -3,10 +3,10 @@
 import click
 import torch
 
-from ..makemore import BACKENDS, MLP, Dataset
-from ..makemore.comparison import JUDGED_STEPS, TOLERANCE, YARDSTICK, compare_backends
-from ..makemore.peers import installed_peers
-from . import options, output, plot
+from makemore_ext.cli import options, output, plot
+from makemore_ext.makemore import BACKENDS, MLP, Dataset
+from makemore_ext.makemore.comparison import JUDGED_STEPS, TOLERANCE, YARDSTICK, compare_backends
+from makemore_ext.makemore.peers import installed_peers
 
 BASELINES = ("manual", YARDSTICK)
 AVAILABLE = (*BACKENDS, *installed_peers())

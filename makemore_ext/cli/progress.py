@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from . import output
+from makemore_ext.cli import output
 
 REFRESH_SECONDS = 0.1
 LINES = 10

@@ -8,10 +8,10 @@ import click
 import torch
 from click.core import ParameterSource
 
-from ..makemore import BACKENDS, MLP, Dataset, Trainer, calibrate, checkpoint, loss
-from ..makemore import sample as draw
-from . import options, output, plot
-from .progress import training_progress
+from makemore_ext.cli import options, output, plot
+from makemore_ext.cli.progress import training_progress
+from makemore_ext.makemore import BACKENDS, MLP, Dataset, Trainer, calibrate, checkpoint, loss
+from makemore_ext.makemore import sample as draw
 
 
 class Interrupted(click.ClickException):

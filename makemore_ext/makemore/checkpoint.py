@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from .data import Dataset
-from .model import MLP
-from .training import Trainer
-from .vocabulary import Vocabulary
+from makemore_ext.makemore.data import Dataset
+from makemore_ext.makemore.model import MLP
+from makemore_ext.makemore.training import Trainer
+from makemore_ext.makemore.vocabulary import Vocabulary
 
 FORMAT = "makemore_ext checkpoint"
 VERSION = 1

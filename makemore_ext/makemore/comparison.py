@@ -7,11 +7,11 @@ from statistics import median
 
 import torch
 
-from .backends import BACKENDS
-from .data import Windows
-from .model import MLP
-from .peers import PEERS, PeerTrainer
-from .training import Trainer
+from makemore_ext.makemore.backends import BACKENDS
+from makemore_ext.makemore.data import Windows
+from makemore_ext.makemore.model import MLP
+from makemore_ext.makemore.peers import PEERS, PeerTrainer
+from makemore_ext.makemore.training import Trainer
 
 YARDSTICK = "autograd"
 JUDGED_STEPS = 1000

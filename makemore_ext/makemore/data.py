@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .vocabulary import PAD, Vocabulary
+from makemore_ext.makemore.vocabulary import PAD, Vocabulary
 
 EMBEDDED_NAMES = Path(__file__).with_name("names.txt")
 MIN_NAMES = 6  # the fewest of which an 80/10/10 split leaves no part empty

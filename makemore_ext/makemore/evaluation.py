@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .model import MLP
+from makemore_ext.makemore.model import MLP
 
 CHUNK = 4096  # windows at a time: the hidden layer of a whole set need not fit in memory
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._network import check_shape, initialize, sizes_of
-from ..reference import Parameters
+from makemore_ext._network import check_shape, initialize, sizes_of
+from makemore_ext.reference import Parameters
 
 
 @dataclass(eq=False)

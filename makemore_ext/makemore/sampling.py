@@ -2,8 +2,8 @@
 
 import torch
 
-from .model import MLP
-from .vocabulary import PAD, Vocabulary
+from makemore_ext.makemore.model import MLP
+from makemore_ext.makemore.vocabulary import PAD, Vocabulary
 
 
 def sample(

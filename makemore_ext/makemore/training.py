@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .._interrupt import deferred_interrupt
-from .._validation import is_integer, require
-from ..fused_mlp import FusedMLP
-from .backends import BACKENDS
-from .data import Windows
-from .model import MLP
+from makemore_ext._arguments import is_integer, require
+from makemore_ext._interrupt import deferred_interrupt
+from makemore_ext.fused_mlp import FusedMLP
+from makemore_ext.makemore.backends import BACKENDS
+from makemore_ext.makemore.data import Windows
+from makemore_ext.makemore.model import MLP
 
 Callback = Callable[[int, float], None]
 

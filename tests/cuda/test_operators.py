@@ -5,8 +5,8 @@ import torch
 from click.testing import CliRunner
 
 import makemore_ext as mx
-from makemore_ext import _validation
 from makemore_ext.cli.info import info
+from makemore_ext.ops import tensors
 
 OPERATORS = (
     "cross_entropy_forward",
@@ -72,12 +72,12 @@ def test_architectures():
     ],
 )
 def test_devices(device, built, message, monkeypatch):
-    monkeypatch.setattr(_validation, "cuda_architectures", built)
+    monkeypatch.setattr(tensors, "cuda_architectures", built)
     if message is None:
-        _validation.check_device("input", torch.device(device))
+        tensors.check_device("input", torch.device(device))
     else:
         with pytest.raises(NotImplementedError, match=message):
-            _validation.check_device("input", torch.device(device))
+            tensors.check_device("input", torch.device(device))
 
 
 OUTSIDE = {
@@ -92,12 +92,12 @@ OUTSIDE = {
 @pytest.mark.parametrize(("indices", "ignored", "message"), OUTSIDE.values(), ids=OUTSIDE)
 def test_indices_outside(indices, ignored, message):
     with pytest.raises(IndexError, match=message):
-        _validation.check_indices("target", torch.tensor(indices), 5, ignored)
+        tensors.check_indices("target", torch.tensor(indices), 5, ignored)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
 def test_indices_inside(dtype):
-    _validation.check_indices("target", torch.tensor([0, 4, 255], dtype=dtype), 5, 255)
+    tensors.check_indices("target", torch.tensor([0, 4, 255], dtype=dtype), 5, 255)
 
 
 @pytest.mark.parametrize(("value", "asked"), [("1", True), ("0", False), (None, False)])
@@ -105,4 +105,4 @@ def test_indices_are_looked_at_when_asked(value, asked, monkeypatch):
     monkeypatch.delenv("MAKEMORE_EXT_CHECK", raising=False)
     if value is not None:
         monkeypatch.setenv("MAKEMORE_EXT_CHECK", value)
-    assert _validation.checks_cuda_indices() is asked
+    assert tensors.checks_cuda_indices() is asked

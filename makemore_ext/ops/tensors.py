@@ -1,4 +1,4 @@
-"""Checks that several modules share. Each raises before any kernel starts."""
+"""What the operations share of tensors: dtypes, and checks that raise before any kernel starts."""
 
 import os
 
@@ -9,6 +9,11 @@ from makemore_ext._native import cuda_architectures
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 WIDE = (torch.float32, torch.float64)
+
+
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """What elements of this dtype are computed in: float32, or float64 for float64."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def check_floating(name: str, tensor: Tensor, cuda_dtypes: tuple[torch.dtype, ...] = WIDE) -> None:
@@ -83,14 +88,3 @@ def overlaps_itself(tensor: Tensor) -> bool:
             return tensor.numel() > 0
         extent += (size - 1) * stride
     return False
-
-
-def require(condition: bool, name: str, value: object, allowed: str) -> None:
-    """Raises ValueError, with what is allowed, unless `condition` holds."""
-    if not condition:
-        raise ValueError(f"{name}: must be {allowed}, got {value!r}")
-
-
-def is_integer(value: object, minimum: int) -> bool:
-    """Whether `value` is an integer of at least `minimum`."""
-    return isinstance(value, int) and value >= minimum

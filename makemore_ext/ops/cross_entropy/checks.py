@@ -4,11 +4,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from makemore_ext._cross_entropy_transforms import class_dim
-from makemore_ext._validation import FLOATING, check_device, describe, overlaps_itself
+from makemore_ext.ops.cross_entropy.options import REDUCTIONS, class_dim
+from makemore_ext.ops.tensors import FLOATING, check_device, describe, overlaps_itself
 
 INDICES = (torch.int64, torch.uint8)
-REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}  # torch's numbering
 
 
 def check(
@@ -20,6 +19,7 @@ def check(
     label_smoothing: float,
     lse_square_scale: float,
 ) -> None:
+    """Raises unless the arguments of `cross_entropy` are such as its docstring says."""
     if not _is_valid(input, target, weight, ignore_index, reduction, label_smoothing):
         F.cross_entropy(
             input,
@@ -78,6 +78,7 @@ def _is_valid(
 
 
 def check_inplace(input: Tensor) -> None:
+    """Raises RuntimeError where backward must not overwrite `input`."""
     base = input if input._base is None else input._base
     if base.is_leaf and base.requires_grad:
         raise RuntimeError(

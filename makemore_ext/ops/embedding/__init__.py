@@ -9,14 +9,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from makemore_ext._function import applier, is_eager
 from makemore_ext._native import operators
-from makemore_ext._validation import (
+from makemore_ext.ops.autograd import applier, is_eager
+from makemore_ext.ops.tensors import (
     FLOATING,
     check_floating,
     check_indices,
     checks_cuda_indices,
 )
+
+__all__ = ["EmbeddingFunction", "embedding"]
 
 
 class EmbeddingFunction(torch.autograd.Function):

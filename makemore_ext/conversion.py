@@ -6,8 +6,8 @@ from itertools import pairwise
 
 from torch import nn
 
-from makemore_ext.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
-from makemore_ext.cross_entropy import CrossEntropyLoss
+from makemore_ext.ops.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from makemore_ext.ops.cross_entropy import CrossEntropyLoss
 
 # What a layer becomes, and the attributes that its new class has beside torch's.
 _BATCH_NORM: dict[str, object] = {"correction": 0, "activation": None}
@@ -94,7 +94,7 @@ def _replacement(name: str, found: nn.Module, report: ConversionReport) -> nn.Mo
         new = new_kind.__new__(new_kind)
         vars(new).update(vars(found))  # parameters, buffers, hooks and options, as they are
         vars(new).update(extra)
-        report.swapped[name] = f"{kind.__name__} by {new_kind.__module__}.{new_kind.__name__}"
+        report.swapped[name] = f"{kind.__name__} by makemore_ext.{new_kind.__name__}"
         return new
     ours = tuple(new_kind for new_kind, _ in REPLACEMENTS.values())
     if (

@@ -4,9 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from makemore_ext._validation import FLOATING, check_device, describe
-
-ACTIVATIONS = {None: 0, "tanh": 1, "relu": 2}
+from makemore_ext.ops.batch_norm.options import ACTIVATIONS
+from makemore_ext.ops.tensors import FLOATING, check_device, describe
 
 
 def check(
@@ -21,6 +20,7 @@ def check(
     correction: int,
     activation: str | None,
 ) -> None:
+    """Raises unless the arguments of `batch_norm` are such as its docstring says."""
     if not _is_valid(input, running_mean, running_var, weight, bias, training, momentum, eps):
         F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
         raise NotImplementedError(
