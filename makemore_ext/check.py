@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from makemore_ext import reference
-from makemore_ext._network import SEED
+from makemore_ext._parameters import SEED
 from makemore_ext.makemore.data import Dataset
 from makemore_ext.makemore.model import MLP
 from makemore_ext.ops.batch_norm import batch_norm

@@ -13,7 +13,7 @@ from networks import FLOAT32, FLOAT64, assert_same_bits, clone, make, state, win
 from support import error, mean_error, seeded, spacing, threads
 
 import makemore_ext as mx
-from makemore_ext import fused_mlp, reference
+from makemore_ext import reference
 from makemore_ext.makemore import BACKENDS, Dataset
 from makemore_ext.reference import Parameters
 
@@ -203,7 +203,7 @@ def test_follows_autograd_at_other_sizes(hidden, n, options):
 
 @pytest.mark.parametrize("operations", [1, 1e7, 1e9])
 def test_train_is_a_step_on_each_minibatch_of_randint(operations, monkeypatch):
-    monkeypatch.setattr(fused_mlp, "BLOCK_OPERATIONS", operations)
+    monkeypatch.setattr("makemore_ext.fused_mlp.network.BLOCK_OPERATIONS", operations)
     whole, single = make(momentum=0.9), make(momentum=0.9)
     x, y = windows(count=100)
     generators = seeded(1), seeded(1)
@@ -267,7 +267,7 @@ def test_recovers_from_a_loss_that_is_not_finite():
 
 
 def test_callback_gets_every_loss_once(monkeypatch):
-    monkeypatch.setattr(fused_mlp, "BLOCK_OPERATIONS", 4e5)
+    monkeypatch.setattr("makemore_ext.fused_mlp.network.BLOCK_OPERATIONS", 4e5)
     calls = []
     losses = make().train(
         *windows(),

@@ -4,15 +4,15 @@ import pytest
 import torch
 from networks import assert_same_bits, make, state, windows
 
-from makemore_ext import fused_mlp
-
 COUNT = 100
 
 
 @pytest.fixture(autouse=True)
 def _ten_steps_a_call(monkeypatch):
     """6 n H (K D + V) operations a step, of networks.make with a minibatch of 32."""
-    monkeypatch.setattr(fused_mlp, "BLOCK_OPERATIONS", 10.5 * 6 * 32 * 24 * (30 + 27))
+    monkeypatch.setattr(
+        "makemore_ext.fused_mlp.network.BLOCK_OPERATIONS", 10.5 * 6 * 32 * 24 * (30 + 27)
+    )
 
 
 def train(network, x, y, callback, steps: int = 30):

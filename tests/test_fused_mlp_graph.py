@@ -8,7 +8,7 @@ from support import seeded
 from torch import Tensor
 
 import makemore_ext as mx
-from makemore_ext._fused_mlp_steps import GraphSteps
+from makemore_ext.fused_mlp.steps import GraphSteps
 from makemore_ext.reference import Parameters
 
 SIZES = (27, 3, 10, 64)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 import torch
 
-from makemore_ext._network import SEED
+from makemore_ext._parameters import SEED
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from makemore_ext._network import check_shape, initialize, sizes_of
+from makemore_ext._parameters import check_shape, initialize, sizes_of
 from makemore_ext.reference import Parameters
 
 

@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 
-from makemore_ext._network import SEED
+from makemore_ext._parameters import SEED
 from makemore_ext.makemore import BACKENDS, MLP, Trainer, calibrate, learning_rate, loss, training
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from makemore_ext._native import fused_mlp_steps, operators
-from makemore_ext._network import Sizes
+from makemore_ext._parameters import Sizes
 from makemore_ext.ops.batch_norm.options import ACTIVATIONS
 from makemore_ext.ops.cross_entropy.options import REDUCTIONS
 from makemore_ext.reference import EPS, Parameters

@@ -1,9 +1,4 @@
-"""The network's whole training step in one native call.
-
-The formulas, and how they are ordered to save arithmetic, stand in
-csrc/cpu/fused_mlp/fused_mlp.h; what runs them, on the CPU and on a CUDA device, in
-_fused_mlp_steps.py.
-"""
+"""The network, its parameters and its training, over either kind of steps."""
 
 import math
 import threading
@@ -15,9 +10,17 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from makemore_ext._arguments import is_integer, require
-from makemore_ext._fused_mlp_steps import GraphSteps, NativeSteps
 from makemore_ext._interrupt import deferred_interrupt
-from makemore_ext._network import check_separate, has_memory, initialize, shapes, sizes_of
+from makemore_ext._parameters import initialize, shapes, sizes_of
+from makemore_ext.fused_mlp.checks import (
+    Schedule,
+    check_like,
+    check_separate,
+    check_tensors,
+    checked_rates,
+    checked_windows,
+)
+from makemore_ext.fused_mlp.steps import GraphSteps, NativeSteps
 from makemore_ext.ops.tensors import check_device
 from makemore_ext.reference import Parameters
 
@@ -27,7 +30,6 @@ BLOCK_OPERATIONS = 1e9
 
 MOMENTUM = "momentum."  # before a parameter's name: its momentum buffer
 
-Schedule = Callable[[int], float]
 Callback = Callable[[int, Tensor], None]
 
 
@@ -117,7 +119,6 @@ class FusedMLP:
         require(0 <= momentum < 1, "momentum", momentum, "in [0, 1)")
         require(0 <= weight_decay < math.inf, "weight_decay", weight_decay, "finite and >= 0")
         self._sizes = sizes_of(parameters)
-        self._shapes = shapes(self._sizes)
         self._dtype, self._device = parameters.C.dtype, parameters.C.device
         require(self._device.type != "meta", "device", "meta", "the CPU or a CUDA device")
         check_device("parameters", self._device)
@@ -131,6 +132,8 @@ class FusedMLP:
         if self._momentum_buffers is not None:
             buffers = self._momentum_buffers._asdict()
             self._tensors |= {f"{MOMENTUM}{name}": buffer for name, buffer in buffers.items()}
+        of_parameters = shapes(self._sizes)
+        self._shapes = {name: of_parameters[name.removeprefix(MOMENTUM)] for name in self._tensors}
         self._check_tensors()
         check_separate(parameters)
         self.momentum, self.weight_decay = momentum, weight_decay
@@ -176,7 +179,7 @@ class FusedMLP:
         if state.keys() != own.keys():
             raise ValueError(f"state: must hold {sorted(own)}, got {sorted(state)}")
         for name, tensor in own.items():
-            _check_like(name, state[name], tensor)
+            check_like(name, state[name], tensor)
         for name, tensor in own.items():
             tensor.copy_(state[name])
 
@@ -215,7 +218,7 @@ class FusedMLP:
         x, y = self._checked_windows(x, y, least=2)
         losses = torch.empty(1, dtype=self._dtype, device="cpu")
         minibatch = torch.arange(len(y), device="cpu").unsqueeze(0)
-        self._train(x, y, minibatch, _checked_rates(lr, 1), losses)
+        self._train(x, y, minibatch, checked_rates(lr, 1), losses)
         return losses.item()
 
     def train(
@@ -259,7 +262,7 @@ class FusedMLP:
         require(is_integer(steps, 0), "steps", steps, "an integer >= 0")
         require(is_integer(batch_size, 2), "batch_size", batch_size, "an integer >= 2")
         x, y = self._checked_windows(x, y, least=1, every_index=True)
-        rates = _checked_rates(lr, steps)
+        rates = checked_rates(lr, steps)
         self._check_tensors()
 
         V, K, D, H = self._sizes
@@ -289,80 +292,9 @@ class FusedMLP:
         increment_version(self._parameters)
 
     def _check_tensors(self) -> None:
-        """Raises ValueError if something unfit was done to the parameters or their momentum."""
-        for name, tensor in self._tensors.items():
-            shape = self._shapes[name.removeprefix(MOMENTUM)]
-            if (
-                tensor.shape != shape
-                or tensor.dtype != self._dtype
-                or tensor.device != self._device
-                or not tensor.is_contiguous()
-                or not has_memory(tensor)
-            ):
-                raise ValueError(
-                    f"{name}: must be a contiguous {self._dtype} tensor of shape {[*shape]} on "
-                    f"{self._device}, got {tensor.dtype} {[*tensor.shape]} of strides "
-                    f"{[*tensor.stride()]} on {tensor.device}, with "
-                    f"{tensor.untyped_storage().nbytes()} bytes of storage"
-                )
+        check_tensors(self._tensors, self._shapes, self._dtype, self._device)
 
     def _checked_windows(
         self, x: Tensor, y: Tensor, least: int, every_index: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Gives x and y, contiguous, if they are windows of this network and at least so many.
-
-        Native code looks at the indices of each minibatch; on a device only this does.
-        """
-        for name, tensor in (("x", x), ("y", y)):
-            if not isinstance(tensor, Tensor) or tensor.dtype != torch.int64:
-                kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-                raise TypeError(f"{name}: must be an int64 Tensor, got {kind}")
-            if tensor.device != self._device or tensor.layout != torch.strided:
-                raise ValueError(
-                    f"{name}: must be dense and on {self._device}, "
-                    f"got {tensor.layout} on {tensor.device}"
-                )
-        V, K, _, _ = self._sizes
-        if y.dim() != 1 or len(y) < least or x.shape != (len(y), K):
-            raise ValueError(
-                f"x, y: must be of shapes [n, {K}] and [n] with n >= {least}, "
-                f"got {[*x.shape]}, {[*y.shape]}"
-            )
-        for name, tensor in (("x", x), ("y", y)):
-            if not has_memory(tensor):
-                raise ValueError(
-                    f"{name}: must have memory for its elements, got {[*tensor.shape]} in "
-                    f"{tensor.untyped_storage().nbytes()} bytes of storage"
-                )
-            if every_index or not tensor.is_cpu:
-                _check_indices(name, tensor, V)
-        return x.contiguous(), y.contiguous()
-
-
-def _check_indices(name: str, indices: Tensor, V: int) -> None:
-    low, high = (int(bound) for bound in indices.aminmax())
-    if low < 0 or high >= V:
-        advice = "" if low < 0 else f": a network for them has a vocabulary of {high + 1}"
-        raise IndexError(f"{name}: must hold indices in [0, {V}), got {low} to {high}{advice}")
-
-
-def _checked_rates(lr: float | Schedule, steps: int) -> Tensor:
-    """The learning rate of every step, float64 [steps]."""
-    if callable(lr):
-        rates = torch.tensor([lr(step) for step in range(steps)], dtype=torch.float64, device="cpu")
-    else:
-        rates = torch.full((steps,), lr, dtype=torch.float64, device="cpu")
-    wrong = ~((rates >= 0) & rates.isfinite())
-    if wrong.any():
-        step = int(wrong.nonzero()[0])
-        got = f"{rates[step]:g} at step {step}" if callable(lr) else lr
-        raise ValueError(f"lr: must be finite and >= 0, got {got}")
-    return rates
-
-
-def _check_like(name: str, tensor: Tensor, own: Tensor) -> None:
-    if not isinstance(tensor, Tensor) or tensor.shape != own.shape or tensor.dtype != own.dtype:
-        got = type(tensor).__name__
-        if isinstance(tensor, Tensor):
-            got = f"{tensor.dtype} {[*tensor.shape]}"
-        raise ValueError(f"{name}: must be a {own.dtype} Tensor of shape {[*own.shape]}, got {got}")
+        return checked_windows(x, y, self._sizes, self._device, least, every_index)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -60,27 +59,6 @@ def check_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> Non
     if tensor is None or tensor.shape != shape:
         got = None if tensor is None else [*tensor.shape]
         raise ValueError(f"{name}: must be of shape {[*shape]}, got {got}")
-
-
-def has_memory(tensor: Tensor) -> bool:
-    """Whether the storage, which may have been resized, reaches to the last of the elements."""
-    extent = tensor.numel()
-    if not tensor.is_contiguous():
-        strides = zip(tensor.shape, tensor.stride(), strict=True)
-        extent = 1 + sum((size - 1) * stride for size, stride in strides)
-    end = (tensor.storage_offset() + extent) * tensor.itemsize
-    return end <= tensor.untyped_storage().nbytes()
-
-
-def check_separate(parameters: Parameters) -> None:
-    """Raises ValueError if two parameters share memory: a step would change both for each."""
-    ends = sorted(
-        (parameter.data_ptr(), parameter.data_ptr() + parameter.nbytes, name)
-        for name, parameter in parameters._asdict().items()
-    )
-    for (_, end, name), (start, _, other) in pairwise(ends):
-        if start < end:
-            raise ValueError(f"{name}, {other}: must not share memory")
 
 
 def initialize(
