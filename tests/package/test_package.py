@@ -15,7 +15,7 @@ import torch
 
 import makemore_ext as mx
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ONE_ARCHITECTURE = {"TORCH_CUDA_ARCH_LIST": "7.5+PTX"}
 NOT_IN_ARCHIVE = (".ci", ".github", ".gitignore")
 ONE_LOSS = """

@@ -2,11 +2,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from operator_calls import TARGET, C, X, operator_tests
 from support import LAYOUTS, error, seeded, spacing, threads
 from torch import Tensor
 from torch.nn import functional as F
 
 import makemore_ext as mx
+from makemore_ext._native import operators
 
 DTYPES = (torch.float32, torch.float64)
 
@@ -101,12 +103,48 @@ def test_bad_input(arguments, kind, message):
         mx.embedding(**{"input": INPUT, "weight": WEIGHT, **arguments})
 
 
-def test_operator_refuses_an_index_outside_the_table():
-    operator = torch.ops.makemore_ext.embedding_backward.default
+CALLS = {"embedding_backward": {"grad_output": X, "indices": TARGET, "num_embeddings": C}}
+FITS = {
+    ("embedding_backward", "grad_output", "other width"),
+    ("embedding_backward", "grad_output", "one class more"),
+}
+REFUSED = {
+    "index": (["embedding_backward"], {"indices": TARGET + 1}, "index 5 is out of bounds for 5"),
+    "index negative": (["embedding_backward"], {"indices": TARGET - 1}, "index -1 is out of"),
+    "index into nothing": (
+        ["embedding_backward"],
+        {"grad_output": X[:, :0], "num_embeddings": 4},
+        "index 4 is out of bounds for 4",
+    ),
+    "negative size": (
+        ["embedding_backward"],
+        {"num_embeddings": -1},
+        "must not be negative, got -1",
+    ),
+    "narrow gradient": (
+        ["embedding_backward"],
+        {"grad_output": X.half()},
+        "grad_output must be float32 or float64, got float16",
+    ),
+}
+(
+    test_takes_its_call,
+    test_refuses_a_tensor_that_does_not_fit,
+    test_refuses,
+    test_refuses_a_tensor_whose_memory_was_freed,
+) = operator_tests(CALLS, FITS, REFUSED)
+
+
+def test_operator_raises_an_index_error():
     with pytest.raises(IndexError, match="index 7 is out of bounds for 5 embeddings"):
-        operator(torch.ones(2, 3), torch.tensor([0, 7]), 5)
+        operators.embedding_backward(torch.ones(2, 3), torch.tensor([0, 7]), 5)
+
+
+def test_a_table_without_features_may_be_of_any_length():
+    result = operators.embedding_backward(torch.ones(2, 0), torch.tensor([0, 2**60]), 2**61)
+    assert result.shape == (2**61, 0)
 
 
 def test_operator_passes_opcheck():
-    operator = torch.ops.makemore_ext.embedding_backward.default
+    operator = operators.embedding_backward.default
     torch.library.opcheck(operator, (torch.rand(4, 3), torch.tensor([0, 2, 2, 1]), 3))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 COMPILER = os.environ.get("CXX", "c++").split()
 CHOICE = "MAKEMORE_EXT_CPU_CAPABILITY"
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]

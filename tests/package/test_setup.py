@@ -9,7 +9,7 @@ import pytest
 import setuptools
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 VARIABLES = (
     "CUDA_HOME",
     "CUDA_PATH",

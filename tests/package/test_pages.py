@@ -12,7 +12,7 @@ import pytest
 
 from makemore_ext.makemore.data import EMBEDDED_NAMES
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = {
     f"{page}, line {text.count(chr(10), 0, match.start()) + 1}": match[1]
     for page in ("README.md", "CONTRIBUTING.md")

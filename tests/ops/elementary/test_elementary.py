@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from operator_calls import OTHER_SHAPES, X, operator_tests
 from support import seeded
 from torch import Tensor
 
@@ -118,3 +119,47 @@ def test_narrowing_ties(dtype):
     ties = ((exact[:-1] + exact[1:]) / 2).clamp(max=6e4)
     actual = operators._narrow(ties, torch.empty(0, dtype=dtype))
     assert torch.equal(actual, ties.to(dtype))
+
+
+CALLS = {
+    "_exp": {"input": X},
+    "_exp_nonpositive": {"input": X},
+    "_log": {"input": X},
+    "_tanh": {"input": X},
+    "_widen": {"input": X.half()},
+    "_narrow": {"input": X, "like": X.half()},
+}
+FITS = {
+    *((name, "input", damage) for name in CALLS for damage in OTHER_SHAPES),
+    *(("_narrow", "like", damage) for damage in OTHER_SHAPES),
+    *((name, "input", "other width") for name in ("_exp", "_exp_nonpositive", "_log", "_tanh")),
+}
+REFUSED = {
+    "narrow argument": (
+        ["_exp", "_exp_nonpositive", "_log", "_tanh"],
+        {"input": X.bfloat16()},
+        "input must be float32 or float64, got bfloat16",
+    ),
+    **{
+        f"widened {dtype}": (
+            ["_widen"],
+            {"input": X.to(dtype)},
+            "input must be float16 or bfloat16",
+        )
+        for dtype in (torch.float32, torch.float64, torch.int32, torch.complex64)
+    },
+    **{
+        f"narrowed {dtype}": (["_narrow"], {"input": X.to(dtype)}, "input must be float32, got")
+        for dtype in (torch.float16, torch.float64, torch.int32, torch.complex64)
+    },
+    **{
+        f"narrowed to {dtype}": (["_narrow"], {"like": X.to(dtype)}, "like must be float16 or")
+        for dtype in (torch.float32, torch.float64, torch.int32, torch.complex64)
+    },
+}
+(
+    test_takes_its_call,
+    test_refuses_a_tensor_that_does_not_fit,
+    test_refuses,
+    test_refuses_a_tensor_whose_memory_was_freed,
+) = operator_tests(CALLS, FITS, REFUSED)

@@ -46,6 +46,15 @@ def probabilities(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 1) -> 
     return logits(shape, torch.float64, seed).softmax(0 if len(shape) == 1 else 1).to(dtype)
 
 
+def float64_target(kind: str, shape: tuple[int, ...], seed: int = 1) -> Tensor:
+    """For derivatives: probabilities, or indices of which one at least is not ignored."""
+    if kind == "probabilities":
+        return probabilities(shape, torch.float64, seed)
+    target = indices(shape, seed=seed)
+    target.view(-1)[0] = 2
+    return target
+
+
 def with_weight(options: dict, shape: tuple[int, ...], dtype: torch.dtype) -> dict:
     """The options with the weights of the classes where they ask for some."""
     if not options.get("weight"):
