@@ -4,9 +4,10 @@
 def require(condition: bool, name: str, value: object, allowed: str) -> None:
     """Raises ValueError, with what is allowed, unless `condition` holds."""
     if not condition:
-        raise ValueError(f"{name}: must be {allowed}, got {value!r}")
+        raise ValueError(f"{name} must be {allowed}, got {value!r}")
 
 
-def is_integer(value: object, minimum: int) -> bool:
-    """Whether `value` is an integer of at least `minimum`."""
-    return isinstance(value, int) and value >= minimum
+def require_integer(name: str, value: object, *, minimum: int) -> None:
+    """Raises ValueError unless `value` is an integer of at least `minimum`."""
+    fits = isinstance(value, int) and value >= minimum
+    require(fits, name, value, f"an integer of at least {minimum}")

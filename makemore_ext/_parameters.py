@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from makemore_ext._arguments import require
 from makemore_ext.reference import Parameters
 
 SEED = 2147483647
@@ -44,13 +45,14 @@ def sizes_of(parameters: Parameters) -> Sizes:
     """
     C, W1 = parameters.C.shape, parameters.W1.shape
     if len(C) != 2 or len(W1) != 2 or 0 in (*C, *W1) or W1[0] % C[1]:
-        raise ValueError(f"C, W1: must be [V, D] and [K·D, H], got {[*C]}, {[*W1]}")
+        raise ValueError(f"C and W1 must be of shapes [V, D] and [K·D, H], got {[*C]} and {[*W1]}")
     sizes = Sizes(C[0], W1[0] // C[1], C[1], W1[1])
     for (name, shape), parameter in zip(shapes(sizes).items(), parameters, strict=True):
         check_shape(name, parameter, shape)
     dtypes = {parameter.dtype for parameter in parameters}
-    if dtypes not in ({torch.float32}, {torch.float64}):
-        raise ValueError(f"dtype: must be float32 or float64 throughout, got {dtypes}")
+    require(
+        dtypes in ({torch.float32}, {torch.float64}), "dtypes", dtypes, "all float32 or all float64"
+    )
     return sizes
 
 
@@ -58,7 +60,7 @@ def check_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> Non
     """Raises ValueError unless `tensor` is one of that shape."""
     if tensor is None or tensor.shape != shape:
         got = None if tensor is None else [*tensor.shape]
-        raise ValueError(f"{name}: must be of shape {[*shape]}, got {got}")
+        raise ValueError(f"{name} must be of shape {[*shape]}, got {got}")
 
 
 def initialize(
@@ -82,10 +84,8 @@ def initialize(
         ValueError: a size is below 1, or the dtype is another.
     """
     for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name}: must be at least 1, got {size}")
-    if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"dtype: must be float32 or float64, got {dtype}")
+        require(size >= 1, name, size, "at least 1")
+    require(dtype in (torch.float32, torch.float64), "dtype", dtype, "float32 or float64")
     generator = torch.Generator().manual_seed(SEED) if generator is None else generator
 
     def normal(rows: int, columns: int, scale: float) -> Tensor:

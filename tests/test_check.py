@@ -124,7 +124,7 @@ class TestCompare:
     )
     def test_refuses_what_would_broadcast_or_convert(self, actual, got):
         with pytest.raises(
-            ValueError, match=rf"^actual: t must be torch.float32 \[3\], got {got}$"
+            ValueError, match=rf"^actual must be torch.float32 \[3\] for t, got {got}$"
         ):
             compare("t", actual, torch.zeros(3))
 
@@ -159,9 +159,9 @@ class TestRun:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"batch_size": 7}, "batch_size: must be at least 8, got 7"),
-            ({"hidden": 0}, "hidden: must be at least 1, got 0"),
-            ({"dtype": torch.float16}, "dtype: must be float32 or float64, got torch.float16"),
+            ({"batch_size": 7}, "batch_size must be at least 8, got 7"),
+            ({"hidden": 0}, "hidden must be at least 1, got 0"),
+            ({"dtype": torch.float16}, "dtype must be float32 or float64, got torch.float16"),
         ],
     )
     def test_refuses(self, arguments, message):

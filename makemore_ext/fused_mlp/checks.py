@@ -29,7 +29,7 @@ def check_tensors(
             or not has_memory(tensor)
         ):
             raise ValueError(
-                f"{name}: must be a contiguous {dtype} tensor of shape {[*shape]} on "
+                f"{name} must be a contiguous {dtype} tensor of shape {[*shape]} on "
                 f"{device}, got {tensor.dtype} {[*tensor.shape]} of strides "
                 f"{[*tensor.stride()]} on {tensor.device}, with "
                 f"{tensor.untyped_storage().nbytes()} bytes of storage"
@@ -54,7 +54,7 @@ def check_separate(parameters: Parameters) -> None:
     )
     for (_, end, name), (start, _, other) in pairwise(ends):
         if start < end:
-            raise ValueError(f"{name}, {other}: must not share memory")
+            raise ValueError(f"{name} and {other} must not share memory")
 
 
 def checked_windows(
@@ -72,21 +72,21 @@ def checked_windows(
     for name, tensor in (("x", x), ("y", y)):
         if not isinstance(tensor, Tensor) or tensor.dtype != torch.int64:
             kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise TypeError(f"{name}: must be an int64 Tensor, got {kind}")
+            raise TypeError(f"{name} must be an int64 Tensor, got {kind}")
         if tensor.device != device or tensor.layout != torch.strided:
             raise ValueError(
-                f"{name}: must be dense and on {device}, got {tensor.layout} on {tensor.device}"
+                f"{name} must be dense and on {device}, got {tensor.layout} on {tensor.device}"
             )
     V, K, _, _ = sizes
     if y.dim() != 1 or len(y) < least or x.shape != (len(y), K):
         raise ValueError(
-            f"x, y: must be of shapes [n, {K}] and [n] with n >= {least}, "
-            f"got {[*x.shape]}, {[*y.shape]}"
+            f"x and y must be of shapes [n, {K}] and [n] with n at least {least}, "
+            f"got {[*x.shape]} and {[*y.shape]}"
         )
     for name, tensor in (("x", x), ("y", y)):
         if not has_memory(tensor):
             raise ValueError(
-                f"{name}: must have memory for its elements, got {[*tensor.shape]} in "
+                f"{name} must have memory for its elements, got {[*tensor.shape]} in "
                 f"{tensor.untyped_storage().nbytes()} bytes of storage"
             )
         if every_index or not tensor.is_cpu:
@@ -98,7 +98,7 @@ def _check_indices(name: str, indices: Tensor, V: int) -> None:
     low, high = (int(bound) for bound in indices.aminmax())
     if low < 0 or high >= V:
         advice = "" if low < 0 else f": a network for them has a vocabulary of {high + 1}"
-        raise IndexError(f"{name}: must hold indices in [0, {V}), got {low} to {high}{advice}")
+        raise IndexError(f"{name} must hold indices in [0, {V}), got {low} to {high}{advice}")
 
 
 def checked_rates(lr: float | Schedule, steps: int) -> Tensor:
@@ -111,7 +111,7 @@ def checked_rates(lr: float | Schedule, steps: int) -> Tensor:
     if wrong.any():
         step = int(wrong.nonzero()[0])
         got = f"{rates[step]:g} at step {step}" if callable(lr) else lr
-        raise ValueError(f"lr: must be finite and >= 0, got {got}")
+        raise ValueError(f"lr must be finite and at least 0, got {got}")
     return rates
 
 
@@ -121,4 +121,4 @@ def check_like(name: str, tensor: Tensor, own: Tensor) -> None:
         got = type(tensor).__name__
         if isinstance(tensor, Tensor):
             got = f"{tensor.dtype} {[*tensor.shape]}"
-        raise ValueError(f"{name}: must be a {own.dtype} Tensor of shape {[*own.shape]}, got {got}")
+        raise ValueError(f"{name} must be a {own.dtype} Tensor of shape {[*own.shape]}, got {got}")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from makemore_ext._arguments import is_integer, require
+from makemore_ext._arguments import require, require_integer
 from makemore_ext._interrupt import deferred_interrupt
 from makemore_ext._parameters import initialize, shapes, sizes_of
 from makemore_ext.fused_mlp.checks import (
@@ -101,7 +101,7 @@ class FusedMLP:
         tensors = tuple(parameters) if isinstance(parameters, Iterable) else ()
         if len(tensors) != len(names):
             raise TypeError(
-                f"parameters: must be the {len(names)} tensors of reference.Parameters "
+                f"parameters must be the {len(names)} tensors of reference.Parameters "
                 f"({', '.join(names)}), got {type(parameters).__name__}"
             )
         network = cls.__new__(cls)
@@ -115,9 +115,9 @@ class FusedMLP:
     def _adopt(self, parameters: Parameters, momentum: float, weight_decay: float) -> None:
         for name, parameter in parameters._asdict().items():
             if not isinstance(parameter, Tensor):
-                raise TypeError(f"{name}: must be a Tensor, got {type(parameter).__name__}")
+                raise TypeError(f"{name} must be a Tensor, got {type(parameter).__name__}")
         require(0 <= momentum < 1, "momentum", momentum, "in [0, 1)")
-        require(0 <= weight_decay < math.inf, "weight_decay", weight_decay, "finite and >= 0")
+        require(0 <= weight_decay < math.inf, "weight_decay", weight_decay, "finite and at least 0")
         self._sizes = sizes_of(parameters)
         self._dtype, self._device = parameters.C.dtype, parameters.C.device
         require(self._device.type != "meta", "device", "meta", "the CPU or a CUDA device")
@@ -177,7 +177,7 @@ class FusedMLP:
         self._check_tensors()
         own = self.state_dict()
         if state.keys() != own.keys():
-            raise ValueError(f"state: must hold {sorted(own)}, got {sorted(state)}")
+            raise ValueError(f"state must hold {sorted(own)}, got {sorted(state)}")
         for name, tensor in own.items():
             check_like(name, state[name], tensor)
         for name, tensor in own.items():
@@ -259,8 +259,8 @@ class FusedMLP:
                 replaced by an unfit one. Nothing is changed then. What `callback` makes unfit is
                 found before the next native call changes anything.
         """
-        require(is_integer(steps, 0), "steps", steps, "an integer >= 0")
-        require(is_integer(batch_size, 2), "batch_size", batch_size, "an integer >= 2")
+        require_integer("steps", steps, minimum=0)
+        require_integer("batch_size", batch_size, minimum=2)
         x, y = self._checked_windows(x, y, least=1, every_index=True)
         rates = checked_rates(lr, steps)
         self._check_tensors()

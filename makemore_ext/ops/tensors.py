@@ -43,8 +43,8 @@ def check_device(name: str, device: torch.device) -> None:
         raise NotImplementedError(f"{name} must be on the CPU or a CUDA device, got {device}")
     if cuda_architectures is None:
         raise NotImplementedError(
-            f"{name} is on {device}, but this build of makemore_ext has no CUDA kernels: build it "
-            "where there is an nvcc"
+            f"{name} must be on the CPU, as this build of makemore_ext has no CUDA kernels, got "
+            f"{device}: build it where there is an nvcc"
         )
 
 
@@ -65,7 +65,7 @@ def check_indices(name: str, indices: Tensor, size: int, ignore_index: int | Non
         place = outside.nonzero()[0].tolist()
         value = indices[tuple(place)].item()
         row = place[0] if len(place) == 1 else place
-        raise IndexError(f"{name}: row {row} has index {value}, outside [0, {size})")
+        raise IndexError(f"{name} must hold indices in [0, {size}), got {value} in row {row}")
 
 
 def describe(tensor: object) -> str:

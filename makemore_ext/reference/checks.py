@@ -48,7 +48,7 @@ def check_embedding(demb: Tensor, x: Tensor, vocabulary_size: int) -> None:
     """For both gradients of an embedding."""
     if demb.dim() == 0 or demb.shape[:-1] != x.shape:
         raise ValueError(
-            f"demb: must be of x's shape {[*x.shape]} and one more dimension, got {[*demb.shape]}"
+            f"demb must be of x's shape {[*x.shape]} and one more dimension, got {[*demb.shape]}"
         )
     _check_indices("x", x, vocabulary_size)
 
@@ -56,22 +56,22 @@ def check_embedding(demb: Tensor, x: Tensor, vocabulary_size: int) -> None:
 def check_dimensions(name: str, tensor: Tensor, dimensions: str) -> None:
     """Raises ValueError unless `tensor` is a matrix; `dimensions` says of what."""
     if tensor.dim() != 2:
-        raise ValueError(f"{name}: must be of shape {dimensions}, got {[*tensor.shape]}")
+        raise ValueError(f"{name} must be of shape {dimensions}, got {[*tensor.shape]}")
 
 
 def _check_shape(name: str, tensor: Tensor, shape: list[int]) -> None:
     if [*tensor.shape] != shape:
-        raise ValueError(f"{name}: must be of shape {shape}, got {[*tensor.shape]}")
+        raise ValueError(f"{name} must be of shape {shape}, got {[*tensor.shape]}")
 
 
 def _check_batch_size(name: str, n: int) -> None:
     if n < 2:
-        raise ValueError(f"{name}: must have at least 2 rows for an unbiased variance, got {n}")
+        raise ValueError(f"{name} must have at least 2 rows for an unbiased variance, got {n}")
 
 
 def _check_indices(name: str, indices: Tensor, size: int) -> None:
     if indices.dtype != torch.int64:
-        raise TypeError(f"{name}: must be int64, got {indices.dtype}")
+        raise TypeError(f"{name} must be int64, got {indices.dtype}")
     outside = indices[(indices < 0) | (indices >= size)]
     if len(outside):
-        raise IndexError(f"{name}: must hold 0 to {size - 1}, got {outside[0]}")
+        raise IndexError(f"{name} must hold 0 to {size - 1}, got {outside[0]}")

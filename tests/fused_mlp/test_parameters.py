@@ -78,23 +78,23 @@ def test_layout_of_the_windows_does_not_matter():
 X, Y = windows()
 X[0], Y[0] = 0, 0  # the least that there is
 BAD_WINDOWS = {
-    "x too large": ((X + 27, Y), IndexError, "x: must hold indices in [0, 27), got "),
-    "x negative": ((X - 27, Y), IndexError, "x: must hold indices in [0, 27), got "),
-    "y too large": ((X, Y + 27), IndexError, "y: must hold indices in [0, 27), got "),
-    "x shape": ((X[:, :2], Y), ValueError, "x, y: must be of shapes [n, 3] and [n]"),
-    "y shape": ((X, X), ValueError, "x, y: must be of shapes [n, 3] and [n]"),
-    "y scalar": ((X, Y[0]), ValueError, "x, y: must be of shapes [n, 3] and [n]"),
-    "lengths": ((X, Y[1:]), ValueError, "x, y: must be of shapes [n, 3] and [n]"),
-    "empty": ((X[:0], Y[:0]), ValueError, "n >= "),
-    "x dtype": ((X.int(), Y), TypeError, "x: must be an int64 Tensor, got torch.int32"),
-    "y type": ((X, Y.tolist()), TypeError, "y: must be an int64 Tensor, got list"),
-    "x device": ((X.to("meta"), Y), ValueError, "x: must be dense and on cpu"),
-    "x layout": ((X.to_sparse(), Y), ValueError, "x: must be dense and on cpu"),
+    "x too large": ((X + 27, Y), IndexError, " must hold indices in [0, 27), got "),
+    "x negative": ((X - 27, Y), IndexError, " must hold indices in [0, 27), got "),
+    "y too large": ((X, Y + 27), IndexError, " must hold indices in [0, 27), got "),
+    "x shape": ((X[:, :2], Y), ValueError, "x and y must be of shapes [n, 3] and [n]"),
+    "y shape": ((X, X), ValueError, "x and y must be of shapes [n, 3] and [n]"),
+    "y scalar": ((X, Y[0]), ValueError, "x and y must be of shapes [n, 3] and [n]"),
+    "lengths": ((X, Y[1:]), ValueError, "x and y must be of shapes [n, 3] and [n]"),
+    "empty": ((X[:0], Y[:0]), ValueError, "n at least "),
+    "x dtype": ((X.int(), Y), TypeError, "x must be an int64 Tensor, got torch.int32"),
+    "y type": ((X, Y.tolist()), TypeError, "y must be an int64 Tensor, got list"),
+    "x device": ((X.to("meta"), Y), ValueError, "x must be dense and on cpu"),
+    "x layout": ((X.to_sparse(), Y), ValueError, "x must be dense and on cpu"),
 }
 BAD_RATES = {
-    "nan": (math.nan, "lr: must be finite and >= 0, got nan"),
-    "infinite": (math.inf, "lr: must be finite and >= 0, got inf"),
-    "negative": (-0.1, "lr: must be finite and >= 0, got -0.1"),
+    "nan": (math.nan, "lr must be finite and at least 0, got nan"),
+    "infinite": (math.inf, "lr must be finite and at least 0, got inf"),
+    "negative": (-0.1, "lr must be finite and at least 0, got -0.1"),
 }
 
 
@@ -135,7 +135,7 @@ def test_a_network_of_too_small_a_vocabulary_is_told_before_the_first_step():
 @pytest.mark.parametrize("call", ["step", "loss_and_gradients"])
 def test_one_window_has_no_variance(call):
     assert_raises_and_changes_nothing(
-        lambda network: CALLS[call](network, X[:1], Y[:1]), ValueError, "n >= 2"
+        lambda network: CALLS[call](network, X[:1], Y[:1]), ValueError, "n at least 2"
     )
 
 
@@ -148,12 +148,15 @@ def test_bad_rate(lr, message):
 
 
 BAD_OPTIONS = {
-    "steps": ({"steps": -1}, "steps: must be an integer >= 0, got -1"),
-    "batch_size": ({"batch_size": 1}, "batch_size: must be an integer >= 2, got 1"),
-    "batch_size type": ({"batch_size": 4.0}, "batch_size: must be an integer >= 2, got 4.0"),
+    "steps": ({"steps": -1}, "steps must be an integer of at least 0, got -1"),
+    "batch_size": ({"batch_size": 1}, "batch_size must be an integer of at least 2, got 1"),
+    "batch_size type": (
+        {"batch_size": 4.0},
+        "batch_size must be an integer of at least 2, got 4.0",
+    ),
     "schedule": (
         {"lr": lambda step: math.nan if step == 5 else 0.1},
-        "lr: must be finite and >= 0, got nan at step 5",
+        "lr must be finite and at least 0, got nan at step 5",
     ),
 }
 
@@ -198,14 +201,14 @@ def test_parameters_replaced_by_their_like_are_used():
 
 P = MLP.init(hidden=8).parameters()
 BAD_PARAMETERS = {
-    "shape": (P._replace(W2=P.b2), ValueError, "W2: must be of shape [8, 27], got [27]"),
-    "dtypes": (P._replace(b2=P.b2.double()), ValueError, "dtype: must be float32 or float64"),
-    "half": (Parameters(*(p.half() for p in P)), ValueError, "dtype: must be float32 or float64"),
-    "type": (P._replace(b1=[0.0] * 8), TypeError, "b1: must be a Tensor, got list"),
-    "strides": (P._replace(W2=P.W2.t().contiguous().t()), ValueError, "W2: must be a contiguous"),
-    "expanded": (P._replace(b1=torch.zeros(1).expand(8)), ValueError, "b1: must be a contiguous"),
-    "devices": (P._replace(b2=P.b2.to("meta")), ValueError, "b2: must be a contiguous"),
-    "device": (Parameters(*(p.to("meta") for p in P)), ValueError, "device: must be the CPU or"),
+    "shape": (P._replace(W2=P.b2), ValueError, "W2 must be of shape [8, 27], got [27]"),
+    "dtypes": (P._replace(b2=P.b2.double()), ValueError, "dtypes must be all float32"),
+    "half": (Parameters(*(p.half() for p in P)), ValueError, "dtypes must be all float32"),
+    "type": (P._replace(b1=[0.0] * 8), TypeError, "b1 must be a Tensor, got list"),
+    "strides": (P._replace(W2=P.W2.t().contiguous().t()), ValueError, "W2 must be a contiguous"),
+    "expanded": (P._replace(b1=torch.zeros(1).expand(8)), ValueError, "b1 must be a contiguous"),
+    "devices": (P._replace(b2=P.b2.to("meta")), ValueError, "b2 must be a contiguous"),
+    "device": (Parameters(*(p.to("meta") for p in P)), ValueError, "device must be the CPU or"),
     "shared": (P._replace(bnbias=P.bngain), ValueError, "must not share memory"),
     "too few": ([torch.zeros(2)], TypeError, "must be the 7 tensors of reference.Parameters"),
     "no tuple": (P._asdict, TypeError, "must be the 7 tensors of reference.Parameters"),
@@ -234,11 +237,14 @@ def test_bad_parameters(parameters, kind, message):
 
 
 BAD_ARGUMENTS = {
-    "vocabulary": ({"vocabulary": 0}, "vocabulary: must be at least 1, got 0"),
-    "hidden": ({"hidden": -3}, "hidden: must be at least 1, got -3"),
-    "dtype": ({"dtype": torch.float16}, "dtype: must be float32 or float64, got torch.float16"),
-    "momentum": ({"momentum": 1.0}, "momentum: must be in [0, 1), got 1.0"),
-    "weight_decay": ({"weight_decay": -1.0}, "weight_decay: must be finite and >= 0, got -1.0"),
+    "vocabulary": ({"vocabulary": 0}, "vocabulary must be at least 1, got 0"),
+    "hidden": ({"hidden": -3}, "hidden must be at least 1, got -3"),
+    "dtype": ({"dtype": torch.float16}, "dtype must be float32 or float64, got torch.float16"),
+    "momentum": ({"momentum": 1.0}, "momentum must be in [0, 1), got 1.0"),
+    "weight_decay": (
+        {"weight_decay": -1.0},
+        "weight_decay must be finite and at least 0, got -1.0",
+    ),
 }
 
 
@@ -250,11 +256,11 @@ def test_bad_arguments(arguments, message):
 
 
 BAD_STATES = {
-    "missing": (lambda state: state.pop("C"), "state: must hold"),
-    "unknown": (lambda state: state.update(bnmean=state["b1"]), "state: must hold"),
-    "shape": (lambda state: state.update(b2=state["b1"]), "b2: must be a torch.float64 Tensor"),
-    "dtype": (lambda state: state.update(b2=state["b2"].float()), "b2: must be a torch.float64"),
-    "type": (lambda state: state.update(C=None), "C: must be a torch.float64 Tensor"),
+    "missing": (lambda state: state.pop("C"), "state must hold"),
+    "unknown": (lambda state: state.update(bnmean=state["b1"]), "state must hold"),
+    "shape": (lambda state: state.update(b2=state["b1"]), "b2 must be a torch.float64 Tensor"),
+    "dtype": (lambda state: state.update(b2=state["b2"].float()), "b2 must be a torch.float64"),
+    "type": (lambda state: state.update(C=None), "C must be a torch.float64 Tensor"),
 }
 
 

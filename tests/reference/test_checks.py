@@ -18,18 +18,18 @@ GAIN = torch.ones(8)
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"x": X[:1], "y": Y[:1]}, ValueError, r"x: must have at least 2 rows .*, got 1$"),
-        ({"x": X[:0], "y": Y[:0]}, ValueError, r"x: must have at least 2 rows .*, got 0$"),
-        ({"x": Y}, ValueError, r"x: must be of shape \[n, context\], got \[4\]$"),
-        ({"x": X.int()}, TypeError, r"x: must be int64, got torch.int32$"),
-        ({"x": X - 1}, IndexError, r"x: must hold 0 to 26, got -1$"),
-        ({"x": X + 27}, IndexError, r"x: must hold 0 to 26, got 27$"),
-        ({"y": Y[:1]}, ValueError, r"y: must be of shape \[4\], got \[1\]$"),
-        ({"y": Y.float()}, TypeError, r"y: must be int64, got torch.float32$"),
-        ({"y": Y - 1}, IndexError, r"y: must hold 0 to 26, got -1$"),
-        ({"C": ONES[0]}, ValueError, r"C: must be of shape \[V, D\], got \[8\]$"),
-        ({"W1": ONES}, ValueError, r"W1: must be of shape \[30, 8\], got \[4, 8\]$"),
-        ({"bngain": GAIN[None]}, ValueError, r"bngain: must be of shape \[8\], got \[1, 8\]$"),
+        ({"x": X[:1], "y": Y[:1]}, ValueError, r"x must have at least 2 rows .*, got 1$"),
+        ({"x": X[:0], "y": Y[:0]}, ValueError, r"x must have at least 2 rows .*, got 0$"),
+        ({"x": Y}, ValueError, r"x must be of shape \[n, context\], got \[4\]$"),
+        ({"x": X.int()}, TypeError, r"x must be int64, got torch.int32$"),
+        ({"x": X - 1}, IndexError, r"x must hold 0 to 26, got -1$"),
+        ({"x": X + 27}, IndexError, r"x must hold 0 to 26, got 27$"),
+        ({"y": Y[:1]}, ValueError, r"y must be of shape \[4\], got \[1\]$"),
+        ({"y": Y.float()}, TypeError, r"y must be int64, got torch.float32$"),
+        ({"y": Y - 1}, IndexError, r"y must hold 0 to 26, got -1$"),
+        ({"C": ONES[0]}, ValueError, r"C must be of shape \[V, D\], got \[8\]$"),
+        ({"W1": ONES}, ValueError, r"W1 must be of shape \[30, 8\], got \[4, 8\]$"),
+        ({"bngain": GAIN[None]}, ValueError, r"bngain must be of shape \[8\], got \[1, 8\]$"),
     ],
 )
 def test_network_refuses(changes, error, message):
@@ -42,7 +42,7 @@ def test_network_refuses(changes, error, message):
 def test_backward_checks_as_forward_does():
     parameters, x, y = network(4, 8, torch.float32)
     steps = reference.forward(parameters, x, y)
-    with pytest.raises(ValueError, match=r"^y: must be of shape \[4\], got \[3\]$"):
+    with pytest.raises(ValueError, match=r"^y must be of shape \[4\], got \[3\]$"):
         reference.backward(parameters, x, y[:3], steps)
 
 
@@ -53,10 +53,10 @@ def test_backward_checks_as_forward_does():
 @pytest.mark.parametrize(
     ("logits", "target", "error", "message"),
     [
-        (GAIN, Y, ValueError, r"^logits: must be of shape \[n, V\], got \[8\]$"),
-        (ONES, Y[:1], ValueError, r"^target: must be of shape \[4\], got \[1\]$"),
-        (ONES, Y.int(), TypeError, r"^target: must be int64, got torch.int32$"),
-        (ONES, Y - 100, IndexError, r"^target: must hold 0 to 7, got -100$"),
+        (GAIN, Y, ValueError, r"^logits must be of shape \[n, V\], got \[8\]$"),
+        (ONES, Y[:1], ValueError, r"^target must be of shape \[4\], got \[1\]$"),
+        (ONES, Y.int(), TypeError, r"^target must be int64, got torch.int32$"),
+        (ONES, Y - 100, IndexError, r"^target must hold 0 to 7, got -100$"),
     ],
 )
 def test_cross_entropy_refuses(backward, logits, target, error, message):
@@ -67,10 +67,10 @@ def test_cross_entropy_refuses(backward, logits, target, error, message):
 @pytest.mark.parametrize(
     ("hprebn", "bngain", "bnbias", "message"),
     [
-        (GAIN, GAIN, GAIN, r"^hprebn: must be of shape \[n, H\], got \[8\]$"),
-        (ONES[:1], GAIN, GAIN, r"^hprebn: must have at least 2 rows .*, got 1$"),
-        (ONES, ONES, GAIN, r"^bngain: must be of shape \[8\], got \[4, 8\]$"),
-        (ONES, GAIN, GAIN[:1], r"^bnbias: must be of shape \[8\], got \[1\]$"),
+        (GAIN, GAIN, GAIN, r"^hprebn must be of shape \[n, H\], got \[8\]$"),
+        (ONES[:1], GAIN, GAIN, r"^hprebn must have at least 2 rows .*, got 1$"),
+        (ONES, ONES, GAIN, r"^bngain must be of shape \[8\], got \[4, 8\]$"),
+        (ONES, GAIN, GAIN[:1], r"^bnbias must be of shape \[8\], got \[1\]$"),
     ],
 )
 def test_batch_norm_forward_refuses(hprebn, bngain, bnbias, message):
@@ -85,9 +85,9 @@ def test_batch_norm_forward_refuses(hprebn, bngain, bnbias, message):
 @pytest.mark.parametrize(
     ("dhpreact", "hprebn", "bngain", "message"),
     [
-        (ONES[:1], ONES[:1], GAIN, r"^hprebn: must have at least 2 rows .*, got 1$"),
-        (ONES[:1], ONES, GAIN, r"^dhpreact: must be of shape \[4, 8\], got \[1, 8\]$"),
-        (ONES, ONES, GAIN[:1], r"^bngain: must be of shape \[8\], got \[1\]$"),
+        (ONES[:1], ONES[:1], GAIN, r"^hprebn must have at least 2 rows .*, got 1$"),
+        (ONES[:1], ONES, GAIN, r"^dhpreact must be of shape \[4, 8\], got \[1, 8\]$"),
+        (ONES, ONES, GAIN[:1], r"^bngain must be of shape \[8\], got \[1\]$"),
     ],
 )
 def test_batch_norm_backward_refuses(backward, dhpreact, hprebn, bngain, message):
@@ -101,9 +101,9 @@ def test_batch_norm_backward_refuses(backward, dhpreact, hprebn, bngain, message
 @pytest.mark.parametrize(
     ("demb", "x", "error", "message"),
     [
-        (torch.ones(4, 2, 5), X, ValueError, r"^demb: must be of x's shape \[4, 3\] and one"),
-        (torch.ones(4, 3, 5), X - 1, IndexError, r"^x: must hold 0 to 26, got -1$"),
-        (torch.ones(4, 3, 5), X.bool(), TypeError, r"^x: must be int64, got torch.bool$"),
+        (torch.ones(4, 2, 5), X, ValueError, r"^demb must be of x's shape \[4, 3\] and one"),
+        (torch.ones(4, 3, 5), X - 1, IndexError, r"^x must hold 0 to 26, got -1$"),
+        (torch.ones(4, 3, 5), X.bool(), TypeError, r"^x must be int64, got torch.bool$"),
     ],
 )
 def test_embedding_refuses(backward, demb, x, error, message):
@@ -112,7 +112,7 @@ def test_embedding_refuses(backward, demb, x, error, message):
 
 
 def test_embedding_loop_is_for_matrices():
-    with pytest.raises(ValueError, match=r"^x: must be of shape \[n, context\], got \[4\]$"):
+    with pytest.raises(ValueError, match=r"^x must be of shape \[n, context\], got \[4\]$"):
         reference.embedding_backward_loop(torch.ones(4, 5), Y, 27)
 
 

@@ -82,11 +82,11 @@ def check_inplace(input: Tensor) -> None:
     base = input if input._base is None else input._base
     if base.is_leaf and base.requires_grad:
         raise RuntimeError(
-            "inplace_backward=True would overwrite input, a leaf that requires grad (or a view of "
-            "one): pass logits that an operation computed"
+            "input must come from an operation if inplace_backward is to overwrite it, got a leaf "
+            "that requires grad, or a view of one"
         )
     if overlaps_itself(input):
         raise RuntimeError(
-            "inplace_backward=True needs an input whose elements do not share memory, got strides "
+            "input must not overlap itself if inplace_backward is to overwrite it, got strides "
             f"{input.stride()} for shape {list(input.shape)}"
         )

@@ -65,8 +65,8 @@ class CrossEntropyFunction(torch.autograd.Function):
         if torch.is_grad_enabled() or needs_target or needs_weight:
             if ctx.inplace_backward:
                 raise RuntimeError(
-                    "inplace_backward=True gives the gradient of input alone, and not with "
-                    "create_graph=True"
+                    "inplace_backward must be False with create_graph=True and for gradients of "
+                    "target or weight, got True"
                 )
             grad_input, grad_target, grad_weight = gradients(
                 grad_loss, grad_lse, input, target, weight, ctx.options

@@ -81,7 +81,7 @@ OURS = {
     "expanded, in place": (
         {"input": LOGITS.clone().requires_grad_().sum(0).expand(4, 3), "inplace_backward": True},
         RuntimeError,
-        "do not share memory",
+        "must not overlap itself",
     ),
 }
 
