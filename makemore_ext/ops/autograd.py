@@ -1,4 +1,4 @@
-"""Calling an autograd Function without the overhead that small tensors feel."""
+"""Autograd Functions: what is at work around a call, and calls without what small tensors feel."""
 
 from collections.abc import Callable
 from typing import Any

@@ -18,5 +18,5 @@ class Options(NamedTuple):
 
 
 def class_dim(input: Tensor) -> int:
-    """The dimension of the classes: a single row of logits has no other."""
+    """The dimension of the classes, the only one of a single row."""
     return 0 if input.dim() == 1 else 1
