@@ -16,8 +16,7 @@ export MAKEMORE_EXT_CUDA := $(or $(MAKEMORE_EXT_CUDA),$(if $(shell $(PYTHON) $(F
 PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 
 # What is tested of a build by another compiler.
-OPERATIONS := tests/batch_norm tests/cross_entropy tests/test_elementary.py tests/test_embedding.py \
-	tests/test_fused_mlp.py tests/test_operators.py
+OPERATIONS := tests/ops tests/fused_mlp
 
 CUDA_WHEELS := nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88 \
 	nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85

@@ -14,7 +14,7 @@ namespace {
 
 namespace py = pybind11;
 
-// What tensor.data_ptr() gives. makemore_ext/fused_mlp.py has checked what it leads to.
+// What tensor.data_ptr() gives. makemore_ext/fused_mlp/checks.py has checked what it leads to.
 using Address = std::uintptr_t;
 using Addresses = std::array<Address, cpu::kMLPParameters>;
 

@@ -12,21 +12,21 @@ from makemore_ext import makemore, reference
 from makemore_ext._native import cpu_capability as _cpu_capability
 from makemore_ext._native import cuda_architectures as _cuda_architectures
 from makemore_ext._native import torch_version as _torch_version
-from makemore_ext.batch_norm import (
+from makemore_ext.conversion import convert
+from makemore_ext.fused_mlp import FusedMLP
+from makemore_ext.ops.batch_norm import (
     BatchNorm1d,
     BatchNorm2d,
     BatchNorm3d,
     BatchNormFunction,
     batch_norm,
 )
-from makemore_ext.convert import convert
-from makemore_ext.cross_entropy import (
+from makemore_ext.ops.cross_entropy import (
     CrossEntropyFunction,
     CrossEntropyLoss,
     cross_entropy,
 )
-from makemore_ext.embedding import EmbeddingFunction, embedding
-from makemore_ext.fused_mlp import FusedMLP
+from makemore_ext.ops.embedding import EmbeddingFunction, embedding
 
 __version__ = _version("makemore_ext")
 __all__ = [

@@ -32,7 +32,7 @@ def _run(arguments: list[str]) -> int:
     try:
         import click
 
-        from .cli import cli
+        from makemore_ext.cli import cli
     except ModuleNotFoundError as error:
         if error.name not in ("click", "rich"):
             raise

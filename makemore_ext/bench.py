@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from makemore_ext.batch_norm import batch_norm
-from makemore_ext.cross_entropy import cross_entropy
+from makemore_ext.ops.batch_norm import batch_norm
+from makemore_ext.ops.cross_entropy import cross_entropy
 
 SHORTEST_TURN = 0.005  # seconds: a turn repeats what is over sooner
 MOST_CUDA_REPEATS = 50  # each of which overwrites the cache

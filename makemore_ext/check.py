@@ -1,7 +1,7 @@
 """Every gradient derived by hand, and every fused function, against autograd.
 
 All functions take the network's parameters and a minibatch, x int64 [n, context] and y int64 [n]
-with n >= 2, and leave them as they are; `run` makes both and calls all of them.
+with n at least 2, and leave them as they are; `run` makes both and calls all of them.
 """
 
 from collections.abc import Callable
@@ -12,14 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import reference
-from ._network import SEED
-from .batch_norm import batch_norm
-from .cross_entropy import cross_entropy
-from .embedding import embedding
-from .makemore.data import Dataset
-from .makemore.model import MLP
-from .reference import Parameters
+from makemore_ext import reference
+from makemore_ext._arguments import require
+from makemore_ext._parameters import SEED
+from makemore_ext.makemore.data import Dataset
+from makemore_ext.makemore.model import MLP
+from makemore_ext.ops.batch_norm import batch_norm
+from makemore_ext.ops.cross_entropy import cross_entropy
+from makemore_ext.ops.embedding import embedding
+from makemore_ext.reference import Parameters
 
 # The output of batch norm near 0 is the difference of numbers around 1, where fp32 leaves an error
 # of some 1e-7: below this, but above allclose's own 1e-8.
@@ -68,7 +69,7 @@ def compare(name: str, actual: Tensor, expected: Tensor, *, atol: float = 1e-8) 
     """
     if actual.shape != expected.shape or actual.dtype != expected.dtype:
         raise ValueError(
-            f"actual: {name} must be {expected.dtype} {[*expected.shape]}, "
+            f"actual must be {expected.dtype} {[*expected.shape]} for {name}, "
             f"got {actual.dtype} {[*actual.shape]}"
         )
     return Comparison(
@@ -201,8 +202,7 @@ def example(
     Returns:
         The parameters, x [batch_size, 3] and y [batch_size].
     """
-    if batch_size < MIN_BATCH_SIZE:
-        raise ValueError(f"batch_size: must be at least {MIN_BATCH_SIZE}, got {batch_size}")
+    require(batch_size >= MIN_BATCH_SIZE, "batch_size", batch_size, f"at least {MIN_BATCH_SIZE}")
     generator = torch.Generator().manual_seed(seed)
     dataset = Dataset.load()
     model = MLP.init(len(dataset.vocabulary), hidden=hidden, dtype=dtype, generator=generator)

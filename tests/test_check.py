@@ -1,4 +1,5 @@
 import inspect
+import sys
 from copy import deepcopy
 from types import ModuleType
 
@@ -61,6 +62,18 @@ FORM_MISTAKES = [
 ]
 
 
+# What reference is made of, each after what it imports.
+FILES = (
+    reference.parameters,
+    reference.checks,
+    reference.embedding,
+    reference.exercise_1_every_step,
+    reference.exercise_2_cross_entropy,
+    reference.exercise_3_batch_norm,
+    reference,
+)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _names_read_once():
     """The embedded names, read once for all tests of this file."""
@@ -70,12 +83,14 @@ def _names_read_once():
         yield
 
 
-def with_mistake(right, wrong):
-    """The reference with one piece of its text replaced."""
-    source = inspect.getsource(reference)
-    assert source.count(right) == 1, f"{right!r} must occur once"
-    module = ModuleType("mistaken")
-    exec(source.replace(right, wrong), vars(module))
+def with_mistake(monkeypatch, right, wrong):
+    """The reference with one piece of its text replaced, each file made anew from its text."""
+    sources = [inspect.getsource(file) for file in FILES]
+    assert sum(source.count(right) for source in sources) == 1, f"{right!r} must occur once"
+    for file, source in zip(FILES, sources, strict=True):
+        module = ModuleType(file.__name__)
+        monkeypatch.setitem(sys.modules, file.__name__, module)  # for those that import it
+        exec(source.replace(right, wrong), vars(module))
     return module
 
 
@@ -109,7 +124,7 @@ class TestCompare:
     )
     def test_refuses_what_would_broadcast_or_convert(self, actual, got):
         with pytest.raises(
-            ValueError, match=rf"^actual: t must be torch.float32 \[3\], got {got}$"
+            ValueError, match=rf"^actual must be torch.float32 \[3\] for t, got {got}$"
         ):
             compare("t", actual, torch.zeros(3))
 
@@ -144,9 +159,9 @@ class TestRun:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"batch_size": 7}, "batch_size: must be at least 8, got 7"),
-            ({"hidden": 0}, "hidden: must be at least 1, got 0"),
-            ({"dtype": torch.float16}, "dtype: must be float32 or float64, got torch.float16"),
+            ({"batch_size": 7}, "batch_size must be at least 8, got 7"),
+            ({"hidden": 0}, "hidden must be at least 1, got 0"),
+            ({"dtype": torch.float16}, "dtype must be float32 or float64, got torch.float16"),
         ],
     )
     def test_refuses(self, arguments, message):
@@ -164,7 +179,7 @@ class TestExercise1:
 
     @pytest.mark.parametrize(("name", "right", "wrong"), MISTAKES)
     def test_a_mistake_fails_its_row_first(self, monkeypatch, name, right, wrong):
-        monkeypatch.setattr(check, "reference", with_mistake(right, wrong))
+        monkeypatch.setattr(check, "reference", with_mistake(monkeypatch, right, wrong))
         rows = check.exercise_1(*check.example())
         assert next(row.name for row in rows if not row.approximate) == name
 
@@ -176,7 +191,7 @@ class TestExercise1:
 
 @pytest.mark.parametrize(("exercise", "name", "right", "wrong"), FORM_MISTAKES)
 def test_a_mistake_in_one_form_fails_its_row_alone(monkeypatch, exercise, name, right, wrong):
-    monkeypatch.setattr(check, "reference", with_mistake(right, wrong))
+    monkeypatch.setattr(check, "reference", with_mistake(monkeypatch, right, wrong))
     rows = exercise(*check.example())
     assert [row.name for row in rows if not row.approximate] == [name]
 

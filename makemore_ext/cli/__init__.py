@@ -2,12 +2,12 @@
 
 import click
 
-from .bench import bench_command
-from .check import check
-from .compare import compare
-from .info import info
-from .sample import sample
-from .train import train
+from makemore_ext.cli.bench import bench_command
+from makemore_ext.cli.check import check
+from makemore_ext.cli.compare import compare
+from makemore_ext.cli.info import info
+from makemore_ext.cli.sample import sample
+from makemore_ext.cli.train import train
 
 
 @click.group(

@@ -5,8 +5,8 @@ import re
 import click
 import torch
 
-from ..bench import OPERATIONS, bench
-from . import options, output
+from makemore_ext.bench import OPERATIONS, bench
+from makemore_ext.cli import options, output
 
 DTYPES = ("float32", "bfloat16", "float16")
 SHAPES = {
@@ -25,7 +25,9 @@ class Shape(click.ParamType):
     ) -> tuple[int, ...]:
         """The sizes, or a usage error."""
         if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)+", value):
-            self.fail(f"{value!r} is not two sizes or more with an x between them.", param, ctx)
+            self.fail(
+                f"must be two sizes or more with an x between them, got {value!r}.", param, ctx
+            )
         return tuple(map(int, value.split("x")))
 
 
@@ -68,7 +70,7 @@ def bench_command(
     A copy of the input, which moves every element twice, tells what memory allows.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise click.UsageError("--device cuda: torch finds no CUDA device.")
+        raise click.UsageError("--device must be cpu where torch finds no CUDA device, got cuda.")
     rows, measured = [], []
     for operation in operations:
         for shape in shapes or SHAPES[operation]:

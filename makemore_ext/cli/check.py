@@ -4,8 +4,8 @@ from typing import Any
 
 import click
 
-from .. import check as checks
-from . import options, output
+from makemore_ext import check as checks
+from makemore_ext.cli import options, output
 
 
 @click.command()

@@ -3,10 +3,10 @@
 import click
 import torch
 
-from ..makemore import BACKENDS, MLP, Dataset
-from ..makemore.comparison import JUDGED_STEPS, TOLERANCE, YARDSTICK, compare_backends
-from ..makemore.peers import installed_peers
-from . import options, output, plot
+from makemore_ext.cli import options, output, plot
+from makemore_ext.makemore import BACKENDS, MLP, Dataset
+from makemore_ext.makemore.comparison import JUDGED_STEPS, TOLERANCE, YARDSTICK, compare_backends
+from makemore_ext.makemore.peers import installed_peers
 
 BASELINES = ("manual", YARDSTICK)
 AVAILABLE = (*BACKENDS, *installed_peers())
@@ -24,7 +24,7 @@ class BackendList(click.ParamType):
         names = value.split(",")
         for name in names:
             if name not in AVAILABLE:
-                self.fail(f"{name!r} is not one of {', '.join(AVAILABLE)}.", param, ctx)
+                self.fail(f"must be among {', '.join(AVAILABLE)}, got {name!r}.", param, ctx)
         return names
 
 
@@ -76,7 +76,7 @@ def compare(
     first 1,000 steps differs from autograd's by more than 1e-5 (float32) or 1e-12 (float64).
     """
     if rounds > steps:
-        raise click.UsageError(f"--rounds {rounds}: there are only --steps {steps} to share out.")
+        raise click.UsageError(f"--rounds must be at most --steps, {steps}, got {rounds}.")
     dataset = Dataset.load(data)
     generator = torch.Generator().manual_seed(seed)
     model = MLP.init(len(dataset.vocabulary), hidden=hidden, dtype=dtype, generator=generator)

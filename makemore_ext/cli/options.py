@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 import torch
 
-from .._network import SEED
+from makemore_ext._parameters import SEED
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,9 +29,9 @@ class OutputFile(click.Path):
         if path == "-" and self.allow_dash:
             return path
         if not folder.is_dir():
-            self.fail(f"'{path}': there is no folder '{folder}'.", param, ctx)
+            self.fail(f"must be in a folder that exists, got '{path}'.", param, ctx)
         if not Path(path).exists() and not os.access(folder, os.W_OK):
-            self.fail(f"'{path}': the folder '{folder}' is not writable.", param, ctx)
+            self.fail(f"must be in a folder that can be written to, got '{path}'.", param, ctx)
         return path
 
 
@@ -42,7 +42,7 @@ class PlotFile(OutputFile):
         """The path, or a usage error."""
         path = super().convert(value, param, ctx)
         if not path.endswith(PLOT_FORMATS):
-            self.fail(f"'{path}' must end in one of {', '.join(PLOT_FORMATS)}.", param, ctx)
+            self.fail(f"must end in one of {', '.join(PLOT_FORMATS)}, got '{path}'.", param, ctx)
         if importlib.util.find_spec("matplotlib") is None:
             self.fail("matplotlib is missing: pip install 'makemore_ext[cli]'", param, ctx)
         return path

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from . import output
+from makemore_ext.cli import output
 
 REFRESH_SECONDS = 0.1
 LINES = 10
@@ -45,7 +45,8 @@ def _callback(
         nonlocal shown_step, shown_at, loss_sum
         if not math.isfinite(loss):
             raise click.ClickException(
-                f"the loss of step {step} is {loss}: training diverged, choose a smaller --lr"
+                f"loss must be finite, got {loss} at step {step}: training diverged, "
+                "choose a smaller --lr"
             )
         loss_sum += loss
         count, seconds = step - shown_step, time.perf_counter() - shown_at

@@ -3,9 +3,9 @@
 import click
 import torch
 
-from ..makemore import checkpoint
-from ..makemore import sample as draw
-from . import options, output
+from makemore_ext.cli import options, output
+from makemore_ext.makemore import checkpoint
+from makemore_ext.makemore import sample as draw
 
 
 @click.command()

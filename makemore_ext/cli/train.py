@@ -8,10 +8,10 @@ import click
 import torch
 from click.core import ParameterSource
 
-from ..makemore import BACKENDS, MLP, Dataset, Trainer, calibrate, checkpoint, loss
-from ..makemore import sample as draw
-from . import options, output, plot
-from .progress import training_progress
+from makemore_ext.cli import options, output, plot
+from makemore_ext.cli.progress import training_progress
+from makemore_ext.makemore import BACKENDS, MLP, Dataset, Trainer, calibrate, checkpoint, loss
+from makemore_ext.makemore import sample as draw
 
 
 class Interrupted(click.ClickException):
@@ -105,7 +105,9 @@ def train(
         trainer, dataset = _resume(resume, data, **_given(ctx, "split_seed", *settings))
     done = trainer.step
     if done > steps:
-        raise click.UsageError(f"--steps {steps}: the checkpoint has done {done} steps already.")
+        raise click.UsageError(
+            f"--steps must be at least {done}, which the checkpoint has done, got {steps}."
+        )
 
     output.remarks().print(trainer.model.describe(), soft_wrap=True)
     try:
@@ -167,7 +169,9 @@ def _begin(
 def _resume(file: str, data: str | None, **given: Any) -> tuple[Trainer, Dataset]:
     for name in ("hidden", "dtype", "seed"):
         if name in given:
-            raise click.UsageError(f"--{name} comes from the checkpoint of --resume.")
+            raise click.UsageError(
+                f"--{name} must be left to the checkpoint of --resume, got {given[name]}."
+            )
     saved = checkpoint.load(file)
     dataset = Dataset.load(
         data,

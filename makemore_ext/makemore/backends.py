@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import reference
-from ..batch_norm import batch_norm
-from ..cross_entropy import cross_entropy
-from ..embedding import embedding
-from ..fused_mlp import FusedMLP
-from ..reference import EPS, Parameters
+from makemore_ext import reference
+from makemore_ext.fused_mlp import FusedMLP
+from makemore_ext.ops.batch_norm import batch_norm
+from makemore_ext.ops.cross_entropy import cross_entropy
+from makemore_ext.ops.embedding import embedding
+from makemore_ext.reference import EPS, Parameters
 
 LossAndGradients = tuple[Tensor, Parameters]
 Backend = Callable[[Parameters, Tensor, Tensor], LossAndGradients]

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
-from .data import Dataset
-from .model import MLP
-from .training import Trainer
-from .vocabulary import Vocabulary
+from makemore_ext._arguments import require
+from makemore_ext.makemore.data import Dataset
+from makemore_ext.makemore.model import MLP
+from makemore_ext.makemore.training import Trainer
+from makemore_ext.makemore.vocabulary import Vocabulary
 
 FORMAT = "makemore_ext checkpoint"
 VERSION = 1
@@ -72,8 +73,8 @@ class Checkpoint:
         for name in ("vocabulary", "fingerprint", "seed"):
             if getattr(self, name) != getattr(dataset, name):
                 raise CheckpointError(
-                    f"{self.path}: was trained on other data: its {name} is "
-                    f"{getattr(self, name)!r}, not {getattr(dataset, name)!r}"
+                    f"dataset must be the one that {self.path} was trained on, of {name} "
+                    f"{getattr(self, name)!r}, got {getattr(dataset, name)!r}"
                 )
         return Trainer(
             MLP.from_state_dict(self.model.state_dict()),
@@ -135,7 +136,7 @@ def _file_beside(path: File) -> Iterator[tuple[Path, Path]]:
     """
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
-        raise CheckpointError(f"{path}: cannot be written: not a regular file")
+        raise CheckpointError(f"{path} must be a regular file or new, got another kind of file")
     beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         beside.touch()
@@ -164,25 +165,26 @@ def load(path: File) -> Checkpoint:
     except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError):
         content = None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: is not a checkpoint of this package, or is damaged")
+        raise CheckpointError(
+            f"{path} must be a checkpoint of this package, got another file or a damaged one"
+        )
     if content.get("version") != VERSION:
         raise CheckpointError(
-            f"{path}: is of format version {content.get('version')!r}, this is {VERSION}"
+            f"{path} must be of format version {VERSION}, got {content.get('version')!r}"
         )
     try:
         return _parse(path, content)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: is damaged: {error}") from None
+        raise CheckpointError(
+            f"{path} must be a checkpoint of this package, got a damaged one: {error}"
+        ) from None
 
 
 def _parse(path: File, content: dict[str, Any]) -> Checkpoint:
     model = MLP.from_state_dict(content["model"])
     vocabulary = Vocabulary(content["vocabulary"])
-    if len(vocabulary) != model.vocabulary_size:
-        raise ValueError(
-            f"vocabulary: must be of the model's size {model.vocabulary_size}, "
-            f"got {len(vocabulary)}"
-        )
+    size = model.vocabulary_size
+    require(len(vocabulary) == size, "vocabulary", len(vocabulary), f"of the model's size {size}")
     generator = torch.Generator()
     generator.set_state(content["generator"])
     return Checkpoint(

@@ -7,11 +7,12 @@ from statistics import median
 
 import torch
 
-from .backends import BACKENDS
-from .data import Windows
-from .model import MLP
-from .peers import PEERS, PeerTrainer
-from .training import Trainer
+from makemore_ext._arguments import require
+from makemore_ext.makemore.backends import BACKENDS
+from makemore_ext.makemore.data import Windows
+from makemore_ext.makemore.model import MLP
+from makemore_ext.makemore.peers import PEERS, PeerTrainer
+from makemore_ext.makemore.training import Trainer
 
 YARDSTICK = "autograd"
 JUDGED_STEPS = 1000
@@ -76,8 +77,7 @@ def compare_backends(
     Raises:
         ValueError: a backend is unknown, or a number is out of its range.
     """
-    if not 1 <= rounds <= steps:
-        raise ValueError(f"rounds: must be from 1 to steps ({steps}), got {rounds}")
+    require(1 <= rounds <= steps, "rounds", rounds, f"from 1 to steps, {steps}")
     names = list(dict.fromkeys([*backends, YARDSTICK]))
     trainers = {
         name: make_trainer(name, model, windows, batch_size=batch_size, lr=lr, seed=seed)

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .vocabulary import PAD, Vocabulary
+from makemore_ext._arguments import require
+from makemore_ext.makemore.vocabulary import PAD, Vocabulary
 
 EMBEDDED_NAMES = Path(__file__).with_name("names.txt")
 MIN_NAMES = 6  # the fewest of which an 80/10/10 split leaves no part empty
@@ -47,7 +48,7 @@ def read_names(
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         byte = error.object[error.start]
-        raise DataError(f"{path}, line {line}: not UTF-8 (byte 0x{byte:02x})") from None
+        raise DataError(f"{path}, line {line}, must be UTF-8, got byte 0x{byte:02x}") from None
 
     names = []
     for line, raw in enumerate(text.split("\n"), start=1):
@@ -56,19 +57,19 @@ def read_names(
             continue
         if PAD in name or " " in name or not name.isprintable():
             raise DataError(
-                f"{path}, line {line}: {name!r} must hold printable characters only, "
-                f"none of them {PAD!r} or a space"
+                f"{path}, line {line}, must hold printable characters, none of them {PAD!r} or a "
+                f"space, got {name!r}"
             )
         if vocabulary and (character := vocabulary.unknown(name)):
             raise DataError(
-                f"{path}, line {line}: {character!r} in {name!r} is not in the vocabulary "
-                f"{vocabulary.characters!r}"
+                f"{path}, line {line}, must hold characters of {vocabulary.characters!r}, "
+                f"got {character!r} in {name!r}"
             )
         names.append(name)
     if len(names) < MIN_NAMES:
         raise DataError(
-            f"{path}: {len(names)} names in it; training, validation and test need "
-            f"at least {MIN_NAMES}"
+            f"{path} must hold at least {MIN_NAMES} names, for training, validation and test, "
+            f"got {len(names)}"
         )
     return names
 
@@ -102,11 +103,10 @@ def context_windows(names: Iterable[str], vocabulary: Vocabulary, context: int =
     Raises:
         ValueError: `context` is below 1, or a name holds `PAD` or an unknown character.
     """
-    if context < 1:
-        raise ValueError(f"context: must be at least 1, got {context}")
+    require(context >= 1, "context", context, "at least 1")
     names = list(names)
     if dotted := next((name for name in names if PAD in name), None):
-        raise ValueError(f"names: must not hold {PAD!r}, got {dotted!r}")
+        raise ValueError(f"names must not hold {PAD!r}, got {dotted!r}")
 
     # One stream holds every name between runs of `context` pads, and every window is a slice of
     # it. A window is skipped where it would end on any pad of a run but the first. The last pad

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .model import MLP
+from makemore_ext.makemore.model import MLP
 
 CHUNK = 4096  # windows at a time: the hidden layer of a whole set need not fit in memory
 
@@ -23,7 +23,7 @@ def calibrate(model: MLP, x: Tensor) -> None:
         ValueError: N is below 2.
     """
     if len(x) < 2:
-        raise ValueError(f"x: must hold at least 2 windows for a variance, got {len(x)}")
+        raise ValueError(f"x must hold at least 2 windows for a variance, got {len(x)}")
     total = torch.zeros(model.hidden, dtype=torch.float64, device=x.device)
     for chunk in x.split(CHUNK):
         total += model.hprebn(chunk).sum(0, dtype=torch.float64)
@@ -50,7 +50,7 @@ def loss(model: MLP, x: Tensor, y: Tensor) -> float:
         RuntimeError: the model is not calibrated.
     """
     if not len(x):
-        raise ValueError("x: must hold at least 1 window, got 0")
+        raise ValueError("x must hold at least 1 window, got 0")
     total = 0.0
     for contexts, target in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
         logits = model.logits(contexts).double()

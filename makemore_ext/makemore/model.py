@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._network import check_shape, initialize, sizes_of
-from ..reference import Parameters
+from makemore_ext._parameters import check_shape, initialize, sizes_of
+from makemore_ext.reference import Parameters
 
 
 @dataclass(eq=False)
@@ -48,7 +48,7 @@ class MLP:
             check_shape("bnvar", self.bnvar, (H,))
         dtypes = {tensor.dtype for tensor in self.state_dict().values()}
         if len(dtypes) > 1:
-            raise ValueError(f"dtype: must be float32 or float64 throughout, got {dtypes}")
+            raise ValueError(f"dtypes must be all float32 or all float64, got {dtypes}")
 
     @classmethod
     def init(
@@ -145,7 +145,7 @@ class MLP:
         """
         required, optional = set(Parameters._fields), {"bnmean", "bnvar"}
         if not required <= state.keys() <= required | optional:
-            raise ValueError(f"state: must hold {sorted(required)}, got {sorted(state)}")
+            raise ValueError(f"state must hold {sorted(required)}, got {sorted(state)}")
         copies = {name: tensor.detach().clone() for name, tensor in state.items()}
         model = cls(**copies)
         for parameter in model.parameters():
@@ -168,6 +168,6 @@ class MLP:
             RuntimeError: the statistics are not calibrated.
         """
         if self.bnmean is None or self.bnvar is None:
-            raise RuntimeError("the batch norm statistics are not set: call calibrate first")
+            raise RuntimeError("bnmean and bnvar must be set, got None: call calibrate first")
         hpreact = F.batch_norm(self.hprebn(x), self.bnmean, self.bnvar, self.bngain, self.bnbias)
         return torch.addmm(self.b2, torch.tanh(hpreact), self.W2)

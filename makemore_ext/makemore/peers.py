@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..reference import EPS, Parameters
-from .backends import autograd_loss
-from .data import Windows
-from .model import MLP
-from .training import learning_rate
+from makemore_ext.makemore.backends import autograd_loss
+from makemore_ext.makemore.data import Windows
+from makemore_ext.makemore.model import MLP
+from makemore_ext.makemore.training import learning_rate
+from makemore_ext.reference import EPS, Parameters
 
 Take = Callable[[Tensor, list[float]], list[float]]
 

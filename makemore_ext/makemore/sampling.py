@@ -2,8 +2,9 @@
 
 import torch
 
-from .model import MLP
-from .vocabulary import PAD, Vocabulary
+from makemore_ext._arguments import require
+from makemore_ext.makemore.model import MLP
+from makemore_ext.makemore.vocabulary import PAD, Vocabulary
 
 
 def sample(
@@ -27,15 +28,10 @@ def sample(
         ValueError: an argument is out of its range, or the model's logits are not finite.
         RuntimeError: the model is not calibrated.
     """
-    if count < 0:
-        raise ValueError(f"count: must be at least 0, got {count}")
-    if max_length < 1:
-        raise ValueError(f"max_length: must be at least 1, got {max_length}")
-    if len(vocabulary) != model.vocabulary_size:
-        raise ValueError(
-            f"vocabulary: must be of the model's size {model.vocabulary_size}, "
-            f"got {len(vocabulary)}"
-        )
+    require(count >= 0, "count", count, "at least 0")
+    require(max_length >= 1, "max_length", max_length, "at least 1")
+    size = model.vocabulary_size
+    require(len(vocabulary) == size, "vocabulary", len(vocabulary), f"of the model's size {size}")
     return [_sample_name(model, vocabulary, generator, max_length) for _ in range(count)]
 
 
@@ -48,7 +44,7 @@ def _sample_name(
         context = torch.tensor([indices[-model.context :]], device=model.C.device)
         logits = model.logits(context)
         if not logits.isfinite().all():
-            raise ValueError("model: its logits are not finite, training it must have diverged")
+            raise ValueError("model must give finite logits, got others: its training has diverged")
         index = int(torch.multinomial(logits.softmax(1), 1, generator=generator))
         if index == end:
             break

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .._interrupt import deferred_interrupt
-from .._validation import is_integer, require
-from ..fused_mlp import FusedMLP
-from .backends import BACKENDS
-from .data import Windows
-from .model import MLP
+from makemore_ext._arguments import require, require_integer
+from makemore_ext._interrupt import deferred_interrupt
+from makemore_ext.fused_mlp import FusedMLP
+from makemore_ext.makemore.backends import BACKENDS
+from makemore_ext.makemore.data import Windows
+from makemore_ext.makemore.model import MLP
 
 Callback = Callable[[int, float], None]
 
@@ -55,10 +55,10 @@ class Trainer:
 
     def __post_init__(self) -> None:
         require(self.backend in BACKENDS, "backend", self.backend, f"one of {', '.join(BACKENDS)}")
-        require(is_integer(self.batch_size, 2), "batch_size", self.batch_size, "an integer >= 2")
-        require(0 <= self.lr < math.inf, "lr", self.lr, "finite and >= 0")
-        require(is_integer(self.decay_step, 0), "decay_step", self.decay_step, "an integer >= 0")
-        require(0 <= self.decay < math.inf, "decay", self.decay, "finite and >= 0")
+        require_integer("batch_size", self.batch_size, minimum=2)
+        require(0 <= self.lr < math.inf, "lr", self.lr, "finite and at least 0")
+        require_integer("decay_step", self.decay_step, minimum=0)
+        require(0 <= self.decay < math.inf, "decay", self.decay, "finite and at least 0")
         _check_windows(*self.windows, self.model)
 
     @property
@@ -81,7 +81,7 @@ class Trainer:
             ValueError: `steps` is negative.
             KeyboardInterrupt: an interrupt came; the steps begun were finished first.
         """
-        require(is_integer(steps, 0), "steps", steps, "an integer >= 0")
+        require_integer("steps", steps, minimum=0)
         if steps:
             self.model.bnmean = self.model.bnvar = None
         if self.backend == "fused_mlp":
@@ -137,7 +137,7 @@ def _check_windows(x: Tensor, y: Tensor, model: MLP) -> None:
         x.dtype == y.dtype == torch.int64 and x.shape == (len(y), model.context) and len(y) > 0,
         "windows",
         shapes,
-        f"int64 [N, {model.context}] and [N] with N >= 1",
+        f"int64 [N, {model.context}] and [N] with N at least 1",
     )
     low, high = min(int(x.min()), int(y.min())), max(int(x.max()), int(y.max()))
     require(

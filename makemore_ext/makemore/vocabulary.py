@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+from makemore_ext._arguments import require
+
 PAD = "."  # index 0: fills the context before a name, and ends it
 
 
@@ -23,7 +25,7 @@ class Vocabulary:
     def __post_init__(self) -> None:
         if not self.characters.startswith(PAD) or len(self._index) != len(self.characters):
             raise ValueError(
-                f"characters: must begin with {PAD!r} and hold each character once, "
+                f"characters must begin with {PAD!r} and hold each character once, "
                 f"got {self.characters!r}"
             )
 
@@ -53,7 +55,8 @@ class Vocabulary:
             return [self._index[character] for character in text]
         except KeyError:
             raise ValueError(
-                f"text: {self.unknown(text)!r} in {text!r} is not one of {self.characters!r}"
+                f"text must hold characters of {self.characters!r}, "
+                f"got {self.unknown(text)!r} in {text!r}"
             ) from None
 
     def decode(self, indices: Iterable[int]) -> str:
@@ -64,6 +67,5 @@ class Vocabulary:
         """
         indices = list(indices)
         for index in indices:
-            if not 0 <= index < len(self):
-                raise ValueError(f"indices: must be in [0, {len(self)}), got {index}")
+            require(0 <= index < len(self), "indices", index, f"in [0, {len(self)})")
         return "".join(self.characters[index] for index in indices)

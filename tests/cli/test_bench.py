@@ -24,10 +24,10 @@ def test_measures_what_is_asked_for(
 @pytest.mark.parametrize("shape", ["", "7", "4x", "4x0", "axb", "-1x2"])
 def test_bad_shape(shape: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--shape", shape]) == 2
-    assert "is not two sizes or more" in capsys.readouterr().err
+    assert "must be two sizes or more" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_device(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--device", "cuda"]) == 2
-    assert "torch finds no CUDA device" in capsys.readouterr().err
+    assert "--device must be cpu where torch finds no CUDA device" in capsys.readouterr().err

@@ -17,29 +17,29 @@ BAD_USAGE = [
     (["check", "--hidden", "0"], "'--hidden'"),
     (["check", "--seed", "-1"], "'--seed'"),
     (["info", "--threads", "0"], "'--threads'"),
-    (["info", "--json", "{folder}/none/out.json"], "there is no folder"),
+    (["info", "--json", "{folder}/none/out.json"], "must be in a folder that exists, got"),
     (["info", "--json", "{folder}"], "is a directory"),
     (["train", "--backend", "jax"], "'jax' is not one of"),
-    (["train", "--lr", "nan"], "lr: must be finite"),
+    (["train", "--lr", "nan"], "lr must be finite"),
     (["train", "--steps", "0"], "'--steps'"),
     (["train", "--data", "{folder}/none.txt"], "none.txt: No such file"),
-    (["train", "--data", "{empty}"], "empty.txt: 0 names"),
-    (["train", "--data", "{binary}"], "not UTF-8"),
+    (["train", "--data", "{empty}"], "empty.txt must hold at least 6 names"),
+    (["train", "--data", "{binary}"], "binary.txt, line 2, must be UTF-8, got byte 0xff"),
     (["train", "--checkpoint", "{folder}/none/out.pt"], "cannot be written"),
-    (["train", "--plot", "{folder}/none/out.png"], "there is no folder"),
+    (["train", "--plot", "{folder}/none/out.png"], "must be in a folder that exists, got"),
     (["train", "--plot", "{folder}/out.gif"], "must end in one of"),
     ([*RESUME[:2], "{folder}/none.pt"], "none.pt: No such file"),
     ([*RESUME[:2], "{damaged}"], "damaged"),
-    (RESUME[:3], "is not in the vocabulary"),
-    ([*RESUME[:3], "--data", "{other}"], "trained on other data"),
-    ([*RESUME[:3], "--data", "{accent}"], "'é' in 'noé' is not in the vocabulary"),
-    ([*RESUME, "--hidden", "8"], "--hidden comes from the checkpoint"),
-    ([*RESUME, "--split-seed", "1"], "trained on other data"),
-    ([*RESUME, "--steps", "4"], "has done 5 steps already"),
+    (RESUME[:3], "must hold characters of '."),
+    ([*RESUME[:3], "--data", "{other}"], "dataset must be the one that"),
+    ([*RESUME[:3], "--data", "{accent}"], "got 'é' in 'noé'"),
+    ([*RESUME, "--hidden", "8"], "--hidden must be left to the checkpoint of --resume, got 8"),
+    ([*RESUME, "--split-seed", "1"], "of seed 42, got 1"),
+    ([*RESUME, "--steps", "4"], "--steps must be at least 5"),
     (["sample"], "Missing option '--checkpoint'"),
     (["sample", "--checkpoint", "{damaged}"], "damaged"),
-    (["compare", "--backends", "manual,jax"], "'jax' is not one of"),
-    (["compare", "--steps", "3", "--rounds", "4"], "--rounds 4: there are only --steps 3"),
+    (["compare", "--backends", "manual,jax"], "fused_mlp, got 'jax'"),
+    (["compare", "--steps", "3", "--rounds", "4"], "--rounds must be at most --steps, 3, got 4"),
 ]
 
 
@@ -80,7 +80,8 @@ def test_diverged_training_is_one_line_and_status_1(
     out, err = capsys.readouterr()
     assert (status, out, file.exists()) == (1, "", False)
     assert err.splitlines()[1:] == [
-        "makemore-ext: error: the loss of step 2 is nan: training diverged, choose a smaller --lr"
+        "makemore-ext: error: loss must be finite, got nan at step 2: training diverged, "
+        "choose a smaller --lr"
     ]
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from support import seeded
 
-from makemore_ext._network import SEED
+from makemore_ext._parameters import SEED
 from makemore_ext.makemore import MLP, Dataset, Trainer
 
 

@@ -82,10 +82,10 @@ def test_median_of_the_rounds(model: MLP, windows: Windows) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"rounds": 0}, "rounds: must be from 1 to steps"),
-        ({"steps": 3, "rounds": 4}, "rounds: must be from 1 to steps"),
-        ({"backends": ["jax"]}, "backend: must be one of"),
-        ({"batch_size": 1}, "batch_size: must be"),
+        ({"rounds": 0}, "rounds must be from 1 to steps"),
+        ({"steps": 3, "rounds": 4}, "rounds must be from 1 to steps"),
+        ({"backends": ["jax"]}, "backend must be one of"),
+        ({"batch_size": 1}, "batch_size must be"),
     ],
 )
 def test_bad_arguments(

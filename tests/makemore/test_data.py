@@ -39,21 +39,25 @@ def test_read_names_keeps_other_letters_and_repetitions(write):
     assert read_names(write("\n".join(names).encode())) == names
 
 
+TOO_FEW = " must hold at least 6 names, for training, validation and test, got "
+PRINTABLE = ", line {}, must hold printable characters, none of them '.' or a space, got '{}'"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", ": 0 names in it; training, validation and test need at least 6"),
-        (b"\n  \n\t\n", ": 0 names in it"),
-        (b"emma\n", ": 1 names in it"),
-        (b"emma\nava\nmia\nzoe\namy\n", ": 5 names in it"),
-        (b"emma\nav\xffa\n", ", line 2: not UTF-8 (byte 0xff)"),
-        (b"emma\n\nzo\xe9", ", line 3: not UTF-8 (byte 0xe9)"),
-        (b"emma\na.va\n", ", line 2: 'a.va' must hold printable characters only"),
-        (b"emma,ava mia\n", ", line 1: 'emma,ava mia' must hold"),
-        (b"emma\n\nav\ta\n", ", line 3: 'av\\ta' must hold"),
-        (b"emma\nav\x00a\n", ", line 2: 'av\\x00a' must hold"),
-        (b"emma\rava\r", ", line 1: 'emma\\rava' must hold"),
-        ("emma\nav\u00a0a\n".encode(), ", line 2: 'av\\xa0a' must hold"),
+        (b"", TOO_FEW + "0"),
+        (b"\n  \n\t\n", TOO_FEW + "0"),
+        (b"emma\n", TOO_FEW + "1"),
+        (b"emma\nava\nmia\nzoe\namy\n", TOO_FEW + "5"),
+        (b"emma\nav\xffa\n", ", line 2, must be UTF-8, got byte 0xff"),
+        (b"emma\n\nzo\xe9", ", line 3, must be UTF-8, got byte 0xe9"),
+        (b"emma\na.va\n", PRINTABLE.format(2, "a.va")),
+        (b"emma,ava mia\n", PRINTABLE.format(1, "emma,ava mia")),
+        (b"emma\n\nav\ta\n", PRINTABLE.format(3, r"av\ta")),
+        (b"emma\nav\x00a\n", PRINTABLE.format(2, r"av\x00a")),
+        (b"emma\rava\r", PRINTABLE.format(1, r"emma\rava")),
+        ("emma\nav\u00a0a\n".encode(), PRINTABLE.format(2, r"av\xa0a")),
     ],
 )
 def test_read_names_rejects_a_file_and_names_it_and_the_line(write, content, message):
@@ -72,7 +76,7 @@ def test_read_names_rejects_what_is_no_file(tmp_path, name, message):
 
 def test_read_names_rejects_a_character_outside_the_vocabulary(write):
     path = write("emma\nzoë\n".encode())
-    message = f"{path}, line 2: 'ë' in 'zoë' is not in the vocabulary '.aemoz'"
+    message = f"{path}, line 2, must hold characters of '.aemoz', got 'ë' in 'zoë'"
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         read_names(path, vocabulary=Vocabulary(".aemoz"))
 
@@ -121,9 +125,9 @@ def test_context_windows(names, context, x, y):
 @pytest.mark.parametrize(
     ("names", "context", "message"),
     [
-        (["ab"], 0, "context: must be at least 1, got 0"),
-        (["ab", "a.b"], 3, "names: must not hold '.', got 'a.b'"),
-        (["ab", "ad"], 3, "'d' in 'ad' is not one of '.abc'"),
+        (["ab"], 0, "context must be at least 1, got 0"),
+        (["ab", "a.b"], 3, "names must not hold '.', got 'a.b'"),
+        (["ab", "ad"], 3, "text must hold characters of '.abc', got 'd' in 'ad'"),
     ],
 )
 def test_context_windows_rejects(names, context, message):

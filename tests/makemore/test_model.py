@@ -73,14 +73,14 @@ def test_state_dict_round_trip_gives_equal_copies(calibrated):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"C": torch.zeros(27)}, "C, W1: must be [V, D] and [K·D, H], got [27], [30, 8]"),
-        ({"W1": torch.zeros(31, 8)}, "C, W1: must be [V, D] and [K·D, H], got [27, 10], [31, 8]"),
-        ({"C": torch.zeros(27, 0)}, "C, W1: must be [V, D] and [K·D, H], got [27, 0], [30, 8]"),
-        ({"W2": torch.zeros(8, 26)}, "W2: must be of shape [8, 27], got [8, 26]"),
-        ({"bngain": torch.zeros(9)}, "bngain: must be of shape [8], got [9]"),
-        ({"bnmean": torch.zeros(8)}, "bnvar: must be of shape [8], got None"),
-        ({"b2": torch.zeros(27, dtype=torch.float64)}, "dtype: must be float32 or float64"),
-        ({"extra": torch.zeros(1)}, "state: must hold"),
+        ({"C": torch.zeros(27)}, "[V, D] and [K·D, H], got [27] and [30, 8]"),
+        ({"W1": torch.zeros(31, 8)}, "[V, D] and [K·D, H], got [27, 10] and [31, 8]"),
+        ({"C": torch.zeros(27, 0)}, "[V, D] and [K·D, H], got [27, 0] and [30, 8]"),
+        ({"W2": torch.zeros(8, 26)}, "W2 must be of shape [8, 27], got [8, 26]"),
+        ({"bngain": torch.zeros(9)}, "bngain must be of shape [8], got [9]"),
+        ({"bnmean": torch.zeros(8)}, "bnvar must be of shape [8], got None"),
+        ({"b2": torch.zeros(27, dtype=torch.float64)}, "dtypes must be all float32 or all float64"),
+        ({"extra": torch.zeros(1)}, "state must hold"),
     ],
 )
 def test_from_state_dict_rejects(changes, message):
@@ -91,11 +91,11 @@ def test_from_state_dict_rejects(changes, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"vocabulary_size": 0}, "vocabulary_size: must be at least 1, got 0"),
-        ({"context": 0}, "context: must be at least 1, got 0"),
-        ({"embedding": -1}, "embedding: must be at least 1, got -1"),
-        ({"hidden": 0}, "hidden: must be at least 1, got 0"),
-        ({"dtype": torch.float16}, "dtype: must be float32 or float64, got torch.float16"),
+        ({"vocabulary_size": 0}, "vocabulary_size must be at least 1, got 0"),
+        ({"context": 0}, "context must be at least 1, got 0"),
+        ({"embedding": -1}, "embedding must be at least 1, got -1"),
+        ({"hidden": 0}, "hidden must be at least 1, got 0"),
+        ({"dtype": torch.float16}, "dtype must be float32 or float64, got torch.float16"),
     ],
 )
 def test_init_rejects(options, message):

@@ -57,9 +57,9 @@ def test_names_are_drawn_one_after_the_other_from_the_softmax():
 @pytest.mark.parametrize(
     ("vocabulary", "options", "message"),
     [
-        (ABC, {"count": -1}, "count: must be at least 0, got -1"),
-        (ABC, {"max_length": 0}, "max_length: must be at least 1, got 0"),
-        (Vocabulary(".ab"), {}, "vocabulary: must be of the model's size 4, got 3"),
+        (ABC, {"count": -1}, "count must be at least 0, got -1"),
+        (ABC, {"max_length": 0}, "max_length must be at least 1, got 0"),
+        (Vocabulary(".ab"), {}, "vocabulary must be of the model's size 4, got 3"),
     ],
 )
 def test_rejects(vocabulary, options, message):
@@ -70,7 +70,7 @@ def test_rejects(vocabulary, options, message):
 def test_rejects_a_model_that_diverged():
     model = favouring(0)
     model.b2.data.fill_(torch.nan)
-    with pytest.raises(ValueError, match="logits are not finite"):
+    with pytest.raises(ValueError, match="model must give finite logits"):
         sample(model, ABC, generator=seeded())
 
 

@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 
-from makemore_ext._network import SEED
+from makemore_ext._parameters import SEED
 from makemore_ext.makemore import BACKENDS, MLP, Trainer, calibrate, learning_rate, loss, training
 
 
@@ -148,15 +148,15 @@ def test_training_in_a_thread(make_trainer):
     [
         (
             {"backend": "jax"},
-            "backend: must be one of manual, vectorized, autograd, fused, fused_mlp, got 'jax'",
+            "backend must be one of manual, vectorized, autograd, fused, fused_mlp, got 'jax'",
         ),
-        ({"batch_size": 1}, "batch_size: must be an integer >= 2, got 1"),
-        ({"batch_size": 32.0}, "batch_size: must be an integer >= 2, got 32.0"),
-        ({"lr": -0.1}, "lr: must be finite and >= 0, got -0.1"),
-        ({"lr": math.nan}, "lr: must be finite and >= 0, got nan"),
-        ({"lr": math.inf}, "lr: must be finite and >= 0, got inf"),
-        ({"decay_step": -1}, "decay_step: must be an integer >= 0, got -1"),
-        ({"decay": math.nan}, "decay: must be finite and >= 0, got nan"),
+        ({"batch_size": 1}, "batch_size must be an integer of at least 2, got 1"),
+        ({"batch_size": 32.0}, "batch_size must be an integer of at least 2, got 32.0"),
+        ({"lr": -0.1}, "lr must be finite and at least 0, got -0.1"),
+        ({"lr": math.nan}, "lr must be finite and at least 0, got nan"),
+        ({"lr": math.inf}, "lr must be finite and at least 0, got inf"),
+        ({"decay_step": -1}, "decay_step must be an integer of at least 0, got -1"),
+        ({"decay": math.nan}, "decay must be finite and at least 0, got nan"),
     ],
 )
 def test_trainer_rejects_arguments(options, message, make_trainer):
@@ -166,7 +166,7 @@ def test_trainer_rejects_arguments(options, message, make_trainer):
 
 @pytest.mark.parametrize("steps", [-1, 1.5])
 def test_train_rejects_steps(steps, make_trainer):
-    with pytest.raises(ValueError, match=f"^steps: must be an integer >= 0, got {steps}$"):
+    with pytest.raises(ValueError, match=f"^steps must be an integer of at least 0, got {steps}$"):
         make_trainer().train(steps)
 
 
@@ -186,5 +186,5 @@ INDICES = torch.zeros(5, 3, dtype=torch.int64)
     ids=["empty", "other context", "lengths differ", "not int64", "x too large", "y negative"],
 )
 def test_trainer_rejects_windows(x, y):
-    with pytest.raises(ValueError, match=r"^windows: must be "):
+    with pytest.raises(ValueError, match=r"^windows must be "):
         Trainer(MLP.init(hidden=4), (x, y), torch.Generator())

@@ -31,15 +31,15 @@ def test_encode_and_decode_are_inverse(text, indices):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Vocabulary("abc"), "characters: must begin with '.'"),
-        (lambda: Vocabulary(""), "characters: must begin with '.'"),
+        (lambda: Vocabulary("abc"), "characters must begin with '.'"),
+        (lambda: Vocabulary(""), "characters must begin with '.'"),
         (
             lambda: Vocabulary(".aba"),
-            "characters: must begin with '.' and hold each character once",
+            "characters must begin with '.' and hold each character once",
         ),
-        (lambda: ABC.encode("bad"), "text: 'd' in 'bad' is not one of '.abc'"),
-        (lambda: ABC.decode([1, 4]), "indices: must be in [0, 4), got 4"),
-        (lambda: ABC.decode([-1]), "indices: must be in [0, 4), got -1"),
+        (lambda: ABC.encode("bad"), "text must hold characters of '.abc', got 'd' in 'bad'"),
+        (lambda: ABC.decode([1, 4]), "indices must be in [0, 4), got 4"),
+        (lambda: ABC.decode([-1]), "indices must be in [0, 4), got -1"),
     ],
 )
 def test_bad_arguments(call, message):

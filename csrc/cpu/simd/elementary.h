@@ -1,6 +1,6 @@
 // The elementary functions the kernels need, for vectors of float or double.
 //
-// Error bounds (tests/test_elementary.py checks every float32):
+// Error bounds (tests/native/test_elementary.py checks every float32):
 //   exp  <= 1.1 ulp in float, <= 1.5 ulp in double; exp_nonpositive the same
 //   log  <= 1.0 ulp in float, <= 1.0 ulp in double
 //   tanh <= 1.5 ulp in float, <= 2.5 ulp in double

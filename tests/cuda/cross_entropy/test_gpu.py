@@ -86,7 +86,7 @@ def test_an_index_error_where_it_is_asked_for(monkeypatch):
     logits, index = make()
     mx.cross_entropy(logits, index)
     index[7] = 1000
-    with pytest.raises(IndexError, match=r"row 7 has index 1000, outside \[0, 1000\)"):
+    with pytest.raises(IndexError, match=r"target must hold indices .*, got 1000 in row 7"):
         mx.cross_entropy(logits, index)
 
 

@@ -1,0 +1,80 @@
+"""Batch norm as modules, torch.nn's with the keywords of the function."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from makemore_ext.ops.batch_norm.checks import check_keywords
+from makemore_ext.ops.batch_norm.functional import batch_norm
+
+
+class _BatchNorm(nn.modules.batchnorm._BatchNorm):
+    """What the three modules share: torch's own, with the forward pass of `batch_norm`."""
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        correction: int = 0,
+        activation: str | None = None,
+        **options: Any,
+    ) -> None:
+        check_keywords(correction, activation)
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype, **options
+        )
+        self.correction = correction
+        self.activation = activation
+
+    def extra_repr(self) -> str:
+        extra = super().extra_repr()
+        if self.correction != 0:
+            extra += f", correction={self.correction}"
+        return extra if self.activation is None else f"{extra}, activation={self.activation!r}"
+
+    def forward(self, input: Tensor) -> Tensor:
+        self._check_input_dim(input)
+        running_mean, running_var = self.running_mean, self.running_var
+        training = self.training or (running_mean is None and running_var is None)
+        momentum = 0.0 if self.momentum is None else self.momentum
+        if self.training:
+            if not self.track_running_stats:
+                running_mean = running_var = None
+            elif self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+                if self.momentum is None:  # the mean over all batches so far
+                    momentum = 1.0 / float(self.num_batches_tracked)
+        return batch_norm(
+            input,
+            running_mean,
+            running_var,
+            self.weight,
+            self.bias,
+            training,
+            momentum,
+            self.eps,
+            correction=self.correction,
+            activation=self.activation,
+        )
+
+
+class BatchNorm1d(_BatchNorm, nn.BatchNorm1d):
+    """`torch.nn.BatchNorm1d` on the fused kernels: input [N, C] or [N, C, L].
+
+    The constructor takes torch's arguments, and `correction` and `activation` of `batch_norm`
+    beside them. Parameters, buffers and state_dict are torch's.
+    """
+
+
+class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
+    """`torch.nn.BatchNorm2d` on the fused kernels: input [N, C, H, W]; see `BatchNorm1d`."""
+
+
+class BatchNorm3d(_BatchNorm, nn.BatchNorm3d):
+    """`torch.nn.BatchNorm3d` on the fused kernels: input [N, C, D, H, W]; see `BatchNorm1d`."""

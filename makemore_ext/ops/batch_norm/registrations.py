@@ -1,0 +1,116 @@
+"""What torch's transforms need to know of batch norm: shapes and batching."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from makemore_ext.ops.tensors import compute_dtype
+
+# ---- shapes, for torch.compile and export ----
+
+
+def _like(input: Tensor) -> Tensor:
+    """As torch suggests for the input: channels last or contiguous."""
+    memory_format = torch.contiguous_format
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(input.dim())
+    if last is not None and not input.is_contiguous():
+        if input.is_contiguous(memory_format=last):
+            memory_format = last
+        else:
+            memory_format = torch._prims_common.suggest_memory_format(input)
+    return torch.empty_like(input, memory_format=memory_format)
+
+
+def _fake_forward(input: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return _like(input), input.new_empty((3, input.shape[1]), dtype=torch.float64)
+
+
+torch.library.register_fake("makemore_ext::batch_norm_forward", _fake_forward)
+torch.library.register_fake("makemore_ext::batch_norm_forward_and_update", _fake_forward)
+
+
+@torch.library.register_fake("makemore_ext::batch_norm_backward")
+def _(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor | None,
+    output: Tensor | None,
+    statistics: Tensor,
+    training: bool,
+    correction: float,
+    activation: int,
+    needs_grad_input: bool,
+    needs_grad_parameters: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    size = input.shape[1] if needs_grad_parameters else 0
+    grad_weight, grad_bias = (input.new_empty(size, dtype=compute_dtype(input)) for _ in range(2))
+    grad_input = _like(input) if needs_grad_input else input.new_empty(0)
+    return grad_input, grad_weight, grad_bias
+
+
+# ---- batching, for torch.func.vmap: the batch becomes more channels ----
+
+
+def _fold(tensor: Tensor | None, dim: int | None, size: int, at: int) -> Tensor | None:
+    """The batch dimension moved before dimension `at`, and joined with it."""
+    if tensor is None:
+        return None
+    if dim is None:
+        tensor = tensor.unsqueeze(at)
+        tensor = tensor.expand(*tensor.shape[:at], size, *tensor.shape[at + 1 :])
+    else:
+        tensor = tensor.movedim(dim, at)
+    return tensor.flatten(at, at + 1)
+
+
+def _unfold(tensor: Tensor, size: int, at: int) -> Tensor:
+    return tensor.unflatten(at, (size, tensor.shape[at] // size))
+
+
+def _fold_all(size: int, tensors: tuple, dims: tuple, at: tuple[int, ...]) -> list[Tensor | None]:
+    return [
+        _fold(tensor, dim, size, where)
+        for tensor, dim, where in zip(tensors, dims, at, strict=True)
+    ]
+
+
+@torch.library.register_vmap("makemore_ext::batch_norm_forward")
+def _(info: Any, in_dims: tuple, *arguments: Any) -> tuple[tuple, tuple]:
+    size = info.batch_size
+    folded = _fold_all(size, arguments[:5], in_dims[:5], (1, 0, 0, 0, 0))
+    output, statistics = torch.ops.makemore_ext.batch_norm_forward.default(*folded, *arguments[5:])
+    return (_unfold(output, size, 1), _unfold(statistics, size, 1)), (1, 1)
+
+
+@torch.library.register_vmap("makemore_ext::batch_norm_forward_and_update")
+def _(info: Any, in_dims: tuple, *arguments: Any) -> tuple[tuple, tuple]:
+    size = info.batch_size
+    running, running_dims = arguments[3:5], in_dims[3:5]
+    if None in running_dims:
+        raise RuntimeError(
+            "batch_norm got a batched input, but running_mean or running_var, which are updated in "
+            "place, are not batched: pass them with a batch dimension, or track_running_stats=False"
+        )
+    folded = _fold_all(size, arguments[:5], in_dims[:5], (1, 0, 0, 0, 0))
+    updated = [tensor.clone() for tensor in folded[3:] if tensor is not None]
+    output, statistics = torch.ops.makemore_ext.batch_norm_forward_and_update.default(
+        *folded[:3], *updated, *arguments[5:]
+    )
+    for tensor, dim, new in zip(running, running_dims, updated, strict=True):
+        tensor.movedim(dim, 0).copy_(_unfold(new, size, 0))
+    return (_unfold(output, size, 1), _unfold(statistics, size, 1)), (1, 1)
+
+
+@torch.library.register_vmap("makemore_ext::batch_norm_backward")
+def _(info: Any, in_dims: tuple, *arguments: Any) -> tuple[tuple, tuple]:
+    size = info.batch_size
+    folded = _fold_all(size, arguments[:5], in_dims[:5], (1, 1, 0, 1, 1))
+    needs_grad_input, needs_grad_parameters = arguments[-2:]
+    grad_input, *grads = torch.ops.makemore_ext.batch_norm_backward.default(*folded, *arguments[5:])
+    if needs_grad_input:
+        grad_input = _unfold(grad_input, size, 1)
+    if needs_grad_parameters:
+        grads = [_unfold(grad, size, 0) for grad in grads]
+    dims = (1 if needs_grad_input else None, *[0 if needs_grad_parameters else None] * 2)
+    return (grad_input, *grads), dims

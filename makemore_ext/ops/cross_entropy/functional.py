@@ -1,0 +1,130 @@
+"""Cross entropy as a function, the same call as torch's.
+
+The formulas stand in csrc/cpu/cross_entropy/cross_entropy.h.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from makemore_ext._native import operators
+from makemore_ext.ops.autograd import applier, is_eager
+from makemore_ext.ops.cross_entropy.checks import check, check_inplace
+from makemore_ext.ops.cross_entropy.function import CrossEntropyFunction, GradientInForward
+from makemore_ext.ops.cross_entropy.options import REDUCTIONS, Options, class_dim
+from makemore_ext.ops.tensors import check_indices, checks_cuda_indices, compute_dtype
+
+_apply = applier(CrossEntropyFunction)
+
+
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    inplace_backward: bool = False,
+    return_lse: bool = False,
+    lse_square_scale: float = 0.0,
+) -> Any:
+    """Cross entropy of logits, the same call as `torch.nn.functional.cross_entropy`.
+
+    Args:
+        input: logits [N, C, d1, ...] or [C], float16, bfloat16, float32 or float64, any strides.
+        target: class indices [N, d1, ...] or [], int64 or uint8, in [0, C) or `ignore_index`; or
+            probabilities of the shape of `input`, floating.
+        weight: a factor for each class [C], of the dtype of `input`; None for ones.
+        size_average: deprecated by torch in favour of `reduction`.
+        ignore_index: rows with this target have loss 0, gradient 0 and no part in the mean. For
+            class indices only.
+        reduce: deprecated by torch in favour of `reduction`.
+        reduction: "none" gives [N, d1, ...], "sum" their sum, "mean" that divided by the sum of the
+            weights of the targets, or by the number of rows where targets are probabilities.
+        label_smoothing: in [0, 1], the share of the target that is spread over all classes.
+        inplace_backward: the gradient takes the memory of `input`, which backward overwrites: half
+            the memory. Whatever else needs `input` after that must not; autograd notices where it
+            does. Without effect in torch.compile and torch.func.
+        return_lse: return log(sum(exp(input))) of each row too, differentiable.
+        lse_square_scale: adds this times lse^2 to the loss of each row that is not ignored, before
+            the reduction (the z-loss of PaLM), which keeps lse near 0.
+
+    Returns:
+        The loss, [] or [N, d1, ...], of the dtype of `input`, float32 in autocast; with
+        `return_lse` also lse [N, d1, ...], float32, or float64 for float64 input.
+
+    Raises:
+        IndexError: a target is outside [0, C) and not `ignore_index`. On a CUDA device, where
+            telling would mean to wait for it, the loss and the gradient of its row are NaN instead,
+            unless the environment variable MAKEMORE_EXT_CHECK is 1.
+        NotImplementedError: the dtype, device or layout of `input` is not supported.
+        RuntimeError: shapes, dtypes or `label_smoothing` that torch refuses, in torch's words;
+            `inplace_backward` where `input` is a leaf that requires grad, or overlaps itself.
+        ValueError: `reduction` is unknown, or the sizes of `input` and `target` differ.
+
+    The derivation of the gradient is that of "makemore part 4", exercise 2.
+    """
+    if size_average is not None or reduce is not None:
+        reduction = _legacy_reduction(size_average, reduce)
+    if isinstance(input, Tensor) and isinstance(target, Tensor) and input.dim() == 1:
+        target = target.squeeze() if target.shape == (1,) and input.shape != (1,) else target
+    check(input, target, weight, ignore_index, reduction, label_smoothing, lse_square_scale)
+    options = Options(
+        REDUCTIONS[reduction], int(ignore_index), float(label_smoothing), float(lse_square_scale)
+    )
+    if input.numel() == 0 and input.shape[class_dim(input)] == 0:  # torch's corner cases
+        loss = F.cross_entropy(
+            input,
+            target,
+            weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+        )
+        return (loss, input.logsumexp(class_dim(input))) if return_lse else loss
+    eager = is_eager() and type(input) in (Tensor, nn.Parameter)
+    if eager and target.is_cuda and not target.is_floating_point() and checks_cuda_indices():
+        check_indices("target", target, input.shape[class_dim(input)], int(ignore_index))
+    dtype = input.dtype
+    if target.is_floating_point():
+        dtype = torch.promote_types(dtype, target.dtype)
+        dtype = dtype if weight is None else torch.promote_types(dtype, weight.dtype)
+        input, target = input.to(dtype), target.to(dtype)
+    if weight is not None:
+        weight = weight.to(compute_dtype(input))
+
+    grad_enabled = torch.is_grad_enabled()
+    needs_grad = grad_enabled and input.requires_grad
+    needs_other_grad = grad_enabled and (
+        target.requires_grad or (weight is not None and weight.requires_grad)
+    )
+    if inplace_backward and needs_grad:
+        check_inplace(input)
+    lse = None
+    if eager and not return_lse and not needs_grad and not needs_other_grad:
+        loss = operators.cross_entropy_forward.default(input, target, weight, *options)[0]
+    elif (
+        eager
+        and reduction != "none"
+        and dtype != torch.float16  # an upstream gradient may be there to keep it from underflow
+        and not (inplace_backward or return_lse or needs_other_grad)
+    ):
+        loss = GradientInForward.apply(input, target, weight, options)
+    else:
+        inplace_backward = inplace_backward and eager
+        loss, lse, *_ = _apply(input, target, weight, options, inplace_backward, return_lse)
+    if loss.dtype != dtype and not torch.is_autocast_enabled(input.device.type):
+        loss = loss.to(dtype)
+    return (loss, lse) if return_lse else loss
+
+
+def _legacy_reduction(size_average: bool | None, reduce: bool | None) -> str:
+    """What torch makes of its two deprecated arguments."""
+    if reduce is False:
+        return "none"
+    return "sum" if size_average is False else "mean"

@@ -1,0 +1,171 @@
+"""Derivatives of every order and mode."""
+
+from functools import partial
+
+import pytest
+import torch
+from cross_entropy_cases import float64_target, indices, logits, probabilities
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+from torch.nn import functional as F
+
+import makemore_ext as mx
+
+# Forward mode loads torch's own decompositions, which warn.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+
+OPTIONS = {
+    "mean": {},
+    "sum": {"reduction": "sum"},
+    "none": {"reduction": "none"},
+    "ignore": {"ignore_index": 0},
+    "smoothing": {"label_smoothing": 0.3},
+    "lse": {"return_lse": True},
+    "lse none": {"return_lse": True, "reduction": "none"},
+    "z-loss": {"lse_square_scale": 0.2},
+    "z-loss ignore": {"lse_square_scale": 0.2, "ignore_index": 0},
+    "all": {"lse_square_scale": 0.2, "return_lse": True, "label_smoothing": 0.3},
+}
+PROBABILITY_OPTIONS = {
+    name: options for name, options in OPTIONS.items() if "ignore_index" not in options
+}
+SHAPES = ((3, 4), (4,), (2, 3, 2))
+CHECKS = {  # either in reverse and in forward mode
+    "first order": partial(gradcheck, check_forward_ad=True),
+    "second order": partial(gradgradcheck, check_fwd_over_rev=True),
+}
+checks = pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
+
+
+def class_weight(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.linspace(0.5, 1.5, shape[0] if len(shape) == 1 else shape[1], dtype=dtype)
+
+
+@checks
+@shapes
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_input(options, weighted, shape, check):
+    target = float64_target("indices", shape)
+    weight = class_weight(shape) if weighted else None
+    input = logits(shape, torch.float64).requires_grad_()
+    assert check(lambda x: mx.cross_entropy(x, target, weight, **options), (input,))
+
+
+@checks
+@shapes
+@pytest.mark.parametrize("options", PROBABILITY_OPTIONS.values(), ids=PROBABILITY_OPTIONS)
+def test_input_probabilities_and_weight(options, shape, check):
+    arguments = (
+        logits(shape, torch.float64),
+        probabilities(shape, torch.float64),
+        class_weight(shape),
+    )
+    for argument in arguments:
+        argument.requires_grad_()
+    assert check(lambda x, q, w: mx.cross_entropy(x, q, w, **options), arguments)
+
+
+@pytest.mark.parametrize("needed", ["target", "weight", "target and weight", "input and weight"])
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_of_probabilities_and_weight_as_torch(dtype, reduction, needed):
+    shape = (6, 5, 3)
+    results = []
+    for function in (mx.cross_entropy, F.cross_entropy):
+        arguments = {
+            "input": logits(shape, dtype),
+            "target": probabilities(shape, dtype),
+            "weight": class_weight(shape, dtype),
+        }
+        leaves = [arguments[name].requires_grad_() for name in needed.split(" and ")]
+        loss = function(**arguments, reduction=reduction, label_smoothing=0.2)
+        results.append(torch.autograd.grad(loss.square().sum(), leaves))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("kind", ["indices", "probabilities"])
+def test_double_backward_as_torch(kind, reduction):
+    shape = (6, 5)
+    target = indices(shape) if kind == "indices" else probabilities(shape, torch.float64)
+    results = []
+    for function in (mx.cross_entropy, F.cross_entropy):
+        input = logits(shape, torch.float64).requires_grad_()
+        loss = function(input, target, reduction=reduction).square().sum()
+        (gradient,) = torch.autograd.grad(loss, input, create_graph=True)
+        results.append((gradient, *torch.autograd.grad(gradient.square().sum(), input)))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_a_graph_that_is_kept_gives_the_same_again(reduction, scale, dtype):
+    input = logits((6, 5), dtype).requires_grad_()
+    loss = mx.cross_entropy(input, indices((6, 5)), reduction=reduction).sum() * scale
+    first, second, third = (
+        torch.autograd.grad(loss, input, retain_graph=True)[0] for _ in range(3)
+    )
+    assert torch.equal(first, second)
+    assert torch.equal(first, third)
+    assert len({tensor.data_ptr() for tensor in (first, second, third)}) == 3
+
+
+def test_gradients_add_up():
+    input = logits((6, 5), torch.float32).requires_grad_()
+    mx.cross_entropy(input, indices((6, 5))).backward()
+    once = input.grad.clone()
+    mx.cross_entropy(input, indices((6, 5))).backward()
+    torch.testing.assert_close(input.grad, 2 * once)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -2.5, torch.nan])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_upstream_gradient(reduction, value):
+    grads = []
+    for function in (mx.cross_entropy, F.cross_entropy):
+        input = logits((6, 5), torch.float32).requires_grad_()
+        loss = function(input, indices((6, 5)), reduction=reduction)
+        grads += torch.autograd.grad(loss, input, torch.tensor(value))
+    torch.testing.assert_close(*grads, equal_nan=True)
+
+
+def test_small_gradients_in_float16_survive_a_loss_scale():
+    # 1/N p is below float16's least number before the upstream gradient is there.
+    input = torch.zeros(4096, 4, dtype=torch.float16)
+    input[:, 0] = -8
+    target = torch.ones(4096, dtype=torch.int64)
+    input.requires_grad_()
+    loss = mx.cross_entropy(input, target).float() * 2.0**15
+    (actual,) = torch.autograd.grad(loss, input)
+    exact = input.detach().double().requires_grad_()
+    (expected,) = torch.autograd.grad(F.cross_entropy(exact, target) * 2.0**15, exact)
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-3, atol=0)
+
+
+def test_saved_inputs_must_not_change():
+    input = logits((6, 5), torch.float32).requires_grad_()
+    hidden = input * 1
+    losses = mx.cross_entropy(hidden, indices((6, 5)), reduction="none")
+    hidden.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        losses.sum().backward()
+
+
+@pytest.mark.parametrize("way", ["is_grads_batched", "vmap"])
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_batched_upstream_gradients(reduction, way):
+    results = []
+    for function in (mx.cross_entropy, F.cross_entropy):
+        input = logits((6, 5), torch.float64).requires_grad_()
+        loss = function(input, indices((6, 5)), reduction=reduction)
+        grads = torch.linspace(0.5, 2, 3 * loss.numel(), dtype=torch.float64)
+        grads = grads.view(3, *loss.shape)
+        if way == "vmap":
+            pull = partial(torch.autograd.grad, loss, input)
+            results.append(torch.func.vmap(pull)(grads))
+        else:
+            results.append(torch.autograd.grad(loss, input, grads, is_grads_batched=True))
+    torch.testing.assert_close(*results)

@@ -1,0 +1,80 @@
+"""What the pages say: examples run, links lead somewhere, figures are those of the result files.
+
+Each example runs in an interpreter of its own; those of cuda_bench/README.md are one session, which
+cuda_bench/tests/test_docs.py runs.
+"""
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from makemore_ext.makemore.data import EMBEDDED_NAMES
+
+ROOT = Path(__file__).resolve().parents[2]
+WITH_EXAMPLES = ("README.md", "CONTRIBUTING.md", "docs/usage.md")
+PAGES = (*WITH_EXAMPLES, "benchmarks/README.md", "csrc/README.md", "cuda_bench/README.md")
+EXAMPLES = {
+    f"{page}, line {text.count(chr(10), 0, match.start()) + 1}": match[1]
+    for page in WITH_EXAMPLES
+    for text in [(ROOT / page).read_text(encoding="utf-8")]
+    for match in re.finditer(r"^```python\n(.*?)^```", text, re.M | re.S)
+}
+(WHOLE_STEP,) = [code for code in EXAMPLES.values() if "Dataset.load()" in code]
+
+
+def run(code: str, folder: Path) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
+
+
+@pytest.mark.parametrize("code", EXAMPLES.values(), ids=EXAMPLES)
+def test_example(code, tmp_path):
+    run(code, tmp_path)
+
+
+@pytest.mark.parametrize("letters", ["aeionrl", "abcdefghijklmnopqrstuvwxyzäöüßéñ"])
+def test_the_whole_step_on_names_of_another_alphabet(letters, tmp_path):
+    names = EMBEDDED_NAMES.read_text().split()[:500]
+    last = letters[-1]
+    renamed = ["".join(letter if letter in letters else last for letter in name) for name in names]
+    (tmp_path / "names.txt").write_text("\n".join([*renamed, letters]), encoding="utf-8")
+    assert 'or load("names.txt")' in WHOLE_STEP
+    printed = run(WHOLE_STEP.replace("load()", 'load("names.txt")'), tmp_path)
+    assert len(printed.splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name):
+    page = ROOT / name
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    files = [link for link in links if not link.startswith("https:")]
+    assert [link for link in files if not (page.parent / link).exists()] == []
+
+
+@pytest.fixture
+def page(monkeypatch):
+    """What writes the figures."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("page")
+
+
+def test_the_page_of_benchmarks_is_what_the_result_files_say(page):
+    assert page.PAGE.read_text(encoding="utf-8") == page.page()
+
+
+def test_the_figures_of_the_readme_are_those_of_the_result_files(page):
+    assert page.README.read_text(encoding="utf-8") == page.readme()
+
+
+def test_every_result_file_is_on_the_page(page, monkeypatch):
+    asked = []
+    load = page.load
+    monkeypatch.setattr(page.sections, "load", lambda name: asked.append(name) or load(name))
+    page.page()
+    results = (ROOT / "benchmarks" / "results").glob("*.json")
+    assert sorted(set(asked)) == sorted(path.stem for path in results)
