@@ -32,7 +32,7 @@ cpu::MLPArrays<T> arrays(const Addresses& addresses) {
   return result;
 }
 
-// The steps of one network, see csrc/cpu/fused_mlp/fused_mlp.h; the memory they work on is
+// The steps of one network, see csrc/cpu/fused_mlp/fused_mlp.cpp; the memory they work on is
 // Python's.
 template <typename T>
 class FusedMLP {

@@ -10,12 +10,12 @@ void throw_target_out_of_range(int64_t target) {
 }
 
 void throw_index_out_of_range(int64_t index, int64_t vocabulary) {
-  throw std::out_of_range("index " + std::to_string(index) + " is out of bounds for " +
-                          std::to_string(vocabulary) + " embeddings");
+  throw std::out_of_range("indices must be in [0, " + std::to_string(vocabulary) + "), got " +
+                          std::to_string(index));
 }
 
 void throw_argument_out_of_range(const char* name, int64_t index, int64_t limit) {
-  throw std::out_of_range(std::string(name) + ": must hold indices in [0, " +
+  throw std::out_of_range(std::string(name) + " must hold indices in [0, " +
                           std::to_string(limit) + "), got " + std::to_string(index));
 }
 

@@ -50,7 +50,7 @@ void check(const Tensor& input, const OptionalTensor& weight, const OptionalTens
                   "correction must be 0 or 1, got ", options.correction);
   STD_TORCH_CHECK(options.eps >= 0, "eps must be at least 0, got ", options.eps);
   STD_TORCH_CHECK(!options.training || input.numel() != input.size(1) || input.size(1) == 0,
-                  "input must have more than 1 value per channel in training");
+                  "input must have more than 1 value per channel in training, got 1");
 }
 
 template <typename T>
@@ -83,7 +83,9 @@ void check_update(const Running& running, const Tensor& input, const OptionalTen
   STD_TORCH_CHECK(std::isfinite(running.momentum), "momentum must be finite, got ",
                   running.momentum);
   const auto check_one = [&](const Tensor& vector, const char* name) {
-    STD_TORCH_CHECK(!has_overlap(vector), name, " must not overlap itself, as it is written to");
+    STD_TORCH_CHECK(!has_overlap(vector), name,
+                    " must not overlap itself, as it is written to, got strides ",
+                    as_list(vector.strides()));
     check_separate(vector, name, input, "input");
     check_separate(vector, name, weight, "weight");
     check_separate(vector, name, bias, "bias");
@@ -171,7 +173,8 @@ std::tuple<Tensor, Tensor> forward(const Tensor& input, const OptionalTensor& we
   check(input, weight, bias, options);
   if (running.mean || !options.training) {
     STD_TORCH_CHECK(running.mean && running.variance,
-                    "running_mean and running_var must be given in evaluation");
+                    "running_mean and running_var must be given in evaluation, got ",
+                    running.mean ? "running_mean alone" : "no running_mean");
     check(running, input);
   }
   if (running.mean && options.training) {
@@ -236,9 +239,10 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_backward(
   check_sizes(statistics, {3, input.size(1)}, "statistics");
   check_dtype(statistics, ScalarType::Double, "statistics");
   check_device(statistics, input, "statistics");
-  STD_TORCH_CHECK(statistics.is_contiguous(), "statistics must be contiguous");
+  check_contiguous(statistics, "statistics");
   STD_TORCH_CHECK(output.has_value() == (activation != 0),
-                  "output must be given exactly when there is an activation");
+                  "output must be given if and only if activation is not 0, got ",
+                  output ? "one" : "none", " and ", activation);
   if (output) {
     check_like(*output, input, "output");
     check_device(*output, input, "output");

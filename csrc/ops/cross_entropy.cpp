@@ -33,7 +33,7 @@ bool is_probabilities(const Tensor& target) {
 
 void check(const Tensor& input, const Tensor& target, const OptionalTensor& weight,
            const Options& options) {
-  STD_TORCH_CHECK(input.dim() >= 1, "input must have at least 1 dimension");
+  STD_TORCH_CHECK(input.dim() >= 1, "input must have at least 1 dimension, got 0");
   if (is_probabilities(target)) {
     check_like(target, input, "target");
   } else {
@@ -70,8 +70,9 @@ class Problem {
     }
     rows_ = JoinedRows(views());
     if (!rows_.fit()) {
-      STD_TORCH_CHECK(memory != GradientMemory::logits,
-                      "input has too many dimensions that cannot be joined");
+      STD_TORCH_CHECK(memory != GradientMemory::logits, "input must have at most ",
+                      kMostRowDimensions, " dimensions that cannot be joined, got ",
+                      rows_.shape().dimensions);
       input_ = torch::stable::contiguous(input);
       target_ = torch::stable::contiguous(target);
       if (gradient_) {
@@ -206,7 +207,7 @@ void backward(const Problem& problem, const Tensor& grad_output, const OptionalT
   check_sizes(statistics, row_sizes(input, {3}), "statistics");
   check_dtype(statistics, ScalarType::Double, "statistics");
   check_device(statistics, input, "statistics");
-  STD_TORCH_CHECK(statistics.is_contiguous(), "statistics must be contiguous");
+  check_contiguous(statistics, "statistics");
   check_sizes(total_weight, {}, "total_weight");
   check_dtype(total_weight, ScalarType::Double, "total_weight");
   check_device(total_weight, input, "total_weight");
@@ -254,7 +255,9 @@ void cross_entropy_backward_in_place(const Tensor& grad_output, const OptionalTe
                                      double lse_square_scale) {
   const Options options{reduction, ignore_index, label_smoothing, lse_square_scale};
   const Problem problem(input, target, weight, options, GradientMemory::logits);
-  STD_TORCH_CHECK(!has_overlap(input), "input must not overlap itself, as it is written to");
+  STD_TORCH_CHECK(!has_overlap(input),
+                  "input must not overlap itself, as it is written to, got strides ",
+                  as_list(input.strides()));
   check_separate(input, "input", grad_output, "grad_output");
   check_separate(input, "input", grad_lse, "grad_lse");
   check_separate(input, "input", target, "target");
@@ -269,7 +272,8 @@ void cross_entropy_scale(Tensor& gradient, const Tensor& factor) {
   check_sizes(factor, {}, "factor");
   check_dtype(factor, compute_dtype(gradient), "factor");
   check_device(factor, gradient, "factor");
-  STD_TORCH_CHECK(!has_gap_or_overlap(gradient), "gradient must be dense");
+  STD_TORCH_CHECK(!has_gap_or_overlap(gradient), "gradient must be dense, got strides ",
+                  as_list(gradient.strides()));
   check_separate(gradient, "gradient", factor, "factor");
   with_floating_type(gradient.scalar_type(), "gradient", [&](auto zero) {
     using T = decltype(zero);

@@ -81,6 +81,18 @@ const char* dtype_name(ScalarType dtype) {
   }
 }
 
+std::string device_name(const Tensor& tensor) {
+  return tensor.is_cuda() ? "cuda:" + std::to_string(tensor.get_device_index()) : "cpu";
+}
+
+std::string as_list(Sizes sizes) {
+  std::string result = "[";
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    result += (i == 0 ? "" : ", ") + std::to_string(sizes[i]);
+  }
+  return result + "]";
+}
+
 bool has_gap_or_overlap(const Tensor& tensor) {
   if (tensor.is_contiguous()) {
     return false;

@@ -14,6 +14,7 @@
 
 #include <initializer_list>
 #include <optional>
+#include <string>
 #include <type_traits>
 
 #include "../arguments.h"
@@ -43,8 +44,10 @@ using Library = torch::stable::detail::StableLibrary;
   }
 #endif
 
-// As torch writes it in Python.
+// As torch writes them in Python.
 const char* dtype_name(ScalarType dtype);
+std::string device_name(const Tensor& tensor);
+std::string as_list(Sizes sizes);
 
 // Calls function with a value of the C++ type that `dtype` stands for: float or double,
 template <typename Function>
@@ -127,7 +130,7 @@ inline ScalarType compute_dtype(const Tensor& tensor) {
 inline void check_device(const Tensor& tensor, const Tensor& other, const char* name) {
   STD_TORCH_CHECK(
       tensor.is_cuda() == other.is_cuda() && tensor.get_device_index() == other.get_device_index(),
-      name, " is on another device");
+      name, " must be on ", device_name(other), ", got ", device_name(tensor));
 }
 
 inline void check_dim(const Tensor& tensor, int64_t dim, const char* name) {
@@ -137,6 +140,11 @@ inline void check_dim(const Tensor& tensor, int64_t dim, const char* name) {
 inline void check_dtype(const Tensor& tensor, ScalarType dtype, const char* name) {
   STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, " must be ", dtype_name(dtype), ", got ",
                   dtype_name(tensor.scalar_type()));
+}
+
+inline void check_contiguous(const Tensor& tensor, const char* name) {
+  STD_TORCH_CHECK(tensor.is_contiguous(), name, " must be contiguous, got strides ",
+                  as_list(tensor.strides()));
 }
 
 inline void check_size(const Tensor& tensor, int64_t dim, int64_t size, const char* name) {

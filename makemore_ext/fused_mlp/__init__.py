@@ -1,7 +1,7 @@
 """The network's whole training step in one native call.
 
 The formulas, and how they are ordered to save arithmetic, stand in
-csrc/cpu/fused_mlp/fused_mlp.h. `network.py` has the class, `checks.py` what it refuses, `steps.py`
+csrc/cpu/fused_mlp/fused_mlp.cpp. `network.py` has the class, `checks.py` what it refuses, `steps.py`
 what runs, on the CPU and on a CUDA device.
 """
 

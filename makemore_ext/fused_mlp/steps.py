@@ -19,7 +19,7 @@ Descent = tuple[float, float]  # momentum and weight decay
 
 
 class NativeSteps:
-    """One native call for all steps, over raw memory; see csrc/cpu/fused_mlp/fused_mlp.h."""
+    """One native call for all steps, over raw memory; see csrc/cpu/fused_mlp/fused_mlp.cpp."""
 
     def __init__(self, sizes: Sizes, parameters: Parameters, buffers: Parameters | None) -> None:
         self._parameters, self._buffers = parameters, buffers

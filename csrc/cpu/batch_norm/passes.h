@@ -1,5 +1,5 @@
 // The forward and the backward pass: which sums of a channel each takes, what it makes of them, and
-// what it writes. The formulas stand in batch_norm.h, and there what is called when; where the
+// what it writes. The formulas stand in batch_norm.cpp, and there what is called when; where the
 // elements are in memory, in columns.h and planes.h; how they are computed, in rows.h.
 //
 // `Place` is one of a layout: place.in(view) are the rows of any tensor of the call.

@@ -1,4 +1,4 @@
-// Batch norm of one channel in double, element by element: the formulas of batch_norm.h line by
+// Batch norm of one channel in double, element by element: the formulas of batch_norm.cpp line by
 // line, and the place to start reading. The tests hold the kernels to it; the kernels leave to it
 // what is out of their range.
 #pragma once

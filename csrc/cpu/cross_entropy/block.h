@@ -1,6 +1,6 @@
 // What cross entropy does with a block of rows, whatever their layout: from the sums over classes
 // to the losses, and from the upstream gradient to the factors of the gradient. The formulas stand
-// in cross_entropy.h.
+// in cross_entropy.cpp.
 #pragma once
 
 #include <algorithm>

@@ -11,7 +11,7 @@ namespace makemore_ext::cpu {
 template <typename T>
 struct CrossEntropyKernels {
   // loss: [rows] for Reduction::none, else one value. statistics: max, sum of exp(x - max) and A of
-  // each row, see cross_entropy.h, [3, rows], or null. total_weight: what the mean divides by.
+  // each row, see cross_entropy.cpp, [3, rows], or null. total_weight: what the mean divides by.
   // gradient: that of the reduced loss, or without data. Throws std::out_of_range for a target
   // outside [0, classes) that is not ignore_index.
   void (&forward)(const CrossEntropyArguments<T>&, Compute<T>* loss, double* statistics,

@@ -1,4 +1,4 @@
-// Cross entropy of one row of C logits in double, class by class: the formulas of cross_entropy.h
+// Cross entropy of one row of C logits in double, class by class: the formulas of cross_entropy.cpp
 // line by line, and the place to start reading. The tests hold the kernels to it.
 #pragma once
 

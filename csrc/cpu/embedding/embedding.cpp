@@ -1,8 +1,79 @@
-#include "embedding.h"
+// The gradient of an embedding table C: row v is the sum of the rows of grad_output whose index is
+// v, the notebook's double loop over demb with its two loops exchanged (makemore_ext.reference).
+// plain.h has it in a few lines; here threads share the work, and each row is one sum.
+#include <algorithm>
+#include <cstdint>
 
+#include "../../arguments.h"
+#include "../errors.h"
+#include "../parallel.h"
+#include "../scratch.h"
 #include "kernels.h"
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
+
+inline void check_indices(Vector<const int64_t> indices, int64_t tokens, int64_t vocabulary) {
+  for (int64_t token = 0; token < tokens; ++token) {
+    if (indices[token] < 0 || indices[token] >= vocabulary) {
+      throw_index_out_of_range(indices[token], vocabulary);
+    }
+  }
+}
+
+// The positions of `indices` sorted by value, in order of appearance where values are equal:
+// order[first[v] .. first[v + 1]) are those of v. A counting sort, O(tokens + vocabulary).
+inline void sort_positions(Vector<const int64_t> indices, int64_t tokens, int64_t vocabulary,
+                           int64_t* first, int64_t* order) {
+  std::fill(first, first + vocabulary + 2, 0);
+  for (int64_t token = 0; token < tokens; ++token) {
+    ++first[indices[token] + 2];
+  }
+  for (int64_t v = 2; v < vocabulary + 2; ++v) {
+    first[v] += first[v - 1];
+  }
+  // first[v + 1] is now where v starts; filling v moves it to where v ends, which is its place.
+  for (int64_t token = 0; token < tokens; ++token) {
+    order[first[indices[token] + 1]++] = token;
+  }
+}
+
+// Each row is one sum, added in double in order of appearance, so the result depends on neither
+// the threads nor the order in which they run.
+template <typename T>
+void embedding_backward(Matrix<const T> grad_output, Vector<const int64_t> indices,
+                        Matrix<T> grad_weight) {
+  const int64_t vocabulary = grad_weight.rows;
+  const int64_t features = grad_weight.columns;
+  check_indices(indices, grad_output.rows, vocabulary);
+  if (features == 0) {
+    return;  // a table of any length, as it takes no memory
+  }
+  Scratch<int64_t> first(vocabulary + 2);
+  Scratch<int64_t> order(grad_output.rows);
+  sort_positions(indices, grad_output.rows, vocabulary, first.data(), order.data());
+
+  const int64_t elements = (grad_output.rows + vocabulary) * features;
+  const int64_t rows_per_piece = std::max<int64_t>(1, 4096 / std::max<int64_t>(1, features));
+  for_each_piece(vocabulary, rows_per_piece, elements, [&](int64_t, int64_t begin, int64_t end) {
+    constexpr int64_t kBlock = 64;
+    for (int64_t v = begin; v < end; ++v) {
+      for (int64_t block = 0; block < features; block += kBlock) {
+        const int64_t count = std::min(kBlock, features - block);
+        double sum[kBlock] = {};
+        for (int64_t k = first.data()[v]; k < first.data()[v + 1]; ++k) {
+          const T* source = grad_output.row(order.data()[k]) + block * grad_output.column_stride;
+          for (int64_t i = 0; i < count; ++i) {
+            sum[i] += source[i * grad_output.column_stride];
+          }
+        }
+        T* destination = grad_weight.row(v) + block * grad_weight.column_stride;
+        for (int64_t i = 0; i < count; ++i) {
+          destination[i * grad_weight.column_stride] = static_cast<T>(sum[i]);
+        }
+      }
+    }
+  });
+}
 
 template <>
 EmbeddingKernels<float> table() {

@@ -1,4 +1,4 @@
-// The gradient of an embedding's table in double, element by element: the formula of embedding.h,
+// The gradient of an embedding's table in double, element by element: the formula of embedding.cpp,
 // and the place to start reading. The tests hold the kernel to it.
 #pragma once
 

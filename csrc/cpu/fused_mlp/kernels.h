@@ -7,7 +7,7 @@
 
 namespace makemore_ext::cpu {
 
-// The network of csrc/cpu/fused_mlp/fused_mlp.h.
+// The network of csrc/cpu/fused_mlp/fused_mlp.cpp.
 struct MLPSizes {
   int64_t vocabulary;
   int64_t context;

@@ -3,7 +3,7 @@
 // vectors are touched.
 //
 // With c = x - mean, the batch norm of a column x of n rows is z = gain c invstd + bias, where
-// invstd = 1 / sqrt(sum c^2 / (n - 1) + eps). Backward, batch_norm/batch_norm.h derives
+// invstd = 1 / sqrt(sum c^2 / (n - 1) + eps). Backward, batch_norm/batch_norm.cpp derives
 //
 //   dx = gain invstd (dz - sum dz / n - c invstd^2 sum(dz c) / (n - 1))
 //

@@ -1,5 +1,5 @@
 // Batch norm on CUDA devices: the formulas, and what is kept from forward to backward, are those of
-// csrc/cpu/batch_norm/batch_norm.h, where the names of makemore_ext.reference stand beside ours.
+// csrc/cpu/batch_norm/batch_norm.cpp, where the names of makemore_ext.reference stand beside ours.
 //
 // Either direction is three kernels: one sums parts of channels, one makes of the sums of each
 // channel what the third needs, and that one writes. No block adds to what another one does, and

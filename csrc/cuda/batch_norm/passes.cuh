@@ -1,6 +1,6 @@
 // The two passes over the input, forward and backward: what either sums over a channel, makes of
 // the sums, and writes. The twin of csrc/cpu/batch_norm/passes.h; the formulas stand in
-// csrc/cpu/batch_norm/batch_norm.h. What walks the memory is in columns.cuh and
+// csrc/cpu/batch_norm/batch_norm.cpp. What walks the memory is in columns.cuh and
 // planes.cuh.
 //
 // A pass is asked, in this order, for

@@ -1,7 +1,7 @@
 // What cross entropy does with a block of rows, whatever their layout: from the sums over classes
 // to the losses, and from the upstream gradient to the factors of the gradient. One lane of the
 // block's first warp does it for one row, in double. The twin of csrc/cpu/cross_entropy/block.h;
-// the formulas stand in csrc/cpu/cross_entropy/cross_entropy.h.
+// the formulas stand in csrc/cpu/cross_entropy/cross_entropy.cpp.
 #pragma once
 
 #include <cmath>

@@ -1,4 +1,4 @@
-"""The formulas of csrc/cpu/batch_norm/batch_norm.h in torch operations.
+"""The formulas of csrc/cpu/batch_norm/batch_norm.cpp in torch operations.
 
 They serve what the kernels do not compute: gradients of the gradient, and tangents.
 """
@@ -13,7 +13,7 @@ from makemore_ext.ops.tensors import compute_dtype
 
 
 class Terms(NamedTuple):
-    """What the output is made of, each broadcast against the input; see batch_norm.h."""
+    """What the output is made of, each broadcast against the input; see batch_norm.cpp."""
 
     normalized: Tensor  # xhat
     invstd: Tensor

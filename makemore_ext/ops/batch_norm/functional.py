@@ -1,6 +1,6 @@
 """Batch norm as a function, the same call as torch's.
 
-The formulas, and how the sums are kept exact, stand in csrc/cpu/batch_norm/batch_norm.h.
+The formulas, and how the sums are kept exact, stand in csrc/cpu/batch_norm/batch_norm.cpp.
 """
 
 from typing import Any

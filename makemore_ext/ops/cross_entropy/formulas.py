@@ -1,4 +1,4 @@
-"""The formulas of csrc/cpu/cross_entropy/cross_entropy.h in torch operations.
+"""The formulas of csrc/cpu/cross_entropy/cross_entropy.cpp in torch operations.
 
 They serve what the kernels do not compute: gradients of the gradient, tangents, and the gradients
 of target probabilities and of the weights.
@@ -15,7 +15,7 @@ from makemore_ext.ops.tensors import compute_dtype
 
 
 class Terms(NamedTuple):
-    """What the loss is made of, each broadcast against the logits; see cross_entropy.h."""
+    """What the loss is made of, each broadcast against the logits; see cross_entropy.cpp."""
 
     log_p: Tensor
     lse: Tensor

@@ -1,6 +1,6 @@
 """The autograd Functions of cross entropy.
 
-What is kept from forward to backward stands in csrc/cpu/cross_entropy/cross_entropy.h.
+What is kept from forward to backward stands in csrc/cpu/cross_entropy/cross_entropy.cpp.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ class CrossEntropyFunction(torch.autograd.Function):
     label_smoothing and lse_square_scale. `loss` and `lse` [N, d1, ...], which is None unless
     `return_lse`, are float32, or float64 for float64 input, and differentiable.
     The last two are what backward needs: `statistics` [3, N, d1, ...] float64, see
-    csrc/cpu/cross_entropy/cross_entropy.h, and `total` [] float64, the divisor of the mean.
+    csrc/cpu/cross_entropy/cross_entropy.cpp, and `total` [] float64, the divisor of the mean.
     """
 
     generate_vmap_rule = True

@@ -1,6 +1,6 @@
 """Cross entropy as a function, the same call as torch's.
 
-The formulas stand in csrc/cpu/cross_entropy/cross_entropy.h.
+The formulas stand in csrc/cpu/cross_entropy/cross_entropy.cpp.
 """
 
 from typing import Any

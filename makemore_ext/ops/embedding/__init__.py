@@ -1,6 +1,6 @@
 """Embedding look-up with its gradient as one scatter-add: the Function and its functional form.
 
-How the gradient is summed stands in embedding.h and embedding.cuh, below csrc/cpu and csrc/cuda.
+How the gradient is summed stands in embedding.cpp and embedding.cuh, below csrc/cpu and csrc/cuda.
 """
 
 from typing import Any

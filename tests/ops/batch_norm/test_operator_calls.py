@@ -93,12 +93,12 @@ REFUSED: dict[str, Refusal] = {
     "activation without output": (
         ["batch_norm_backward"],
         {"output": None},
-        "output must be given exactly when there is an activation",
+        "output must be given if and only if activation is not 0",
     ),
     "output without activation": (
         ["batch_norm_backward"],
         {"activation": 0},
-        "output must be given exactly when there is an activation",
+        "output must be given if and only if activation is not 0",
     ),
     "no gradient of integers": (
         ["batch_norm_backward"],

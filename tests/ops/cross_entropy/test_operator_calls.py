@@ -98,7 +98,7 @@ REFUSED: dict[str, Refusal] = {
             "target": torch.zeros([2] * 10, dtype=torch.int64),
             "weight": None,
         },
-        "input has too many dimensions",
+        "input must have at most 8 dimensions that cannot be joined, got 10",
     ),
     **{
         f"written to, in the memory of {name}": (
