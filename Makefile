@@ -4,7 +4,6 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
 NATIVE := $(shell find csrc cuda_bench tests/cuda tests/sanitize -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
-
 FIND_NVCC := cuda_bench/src/cuda_bench/find_nvcc.py
 
 # PTX runs on every later device, and the tests compile for each architecture. What users install
