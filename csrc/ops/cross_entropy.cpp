@@ -278,6 +278,7 @@ void cross_entropy_scale(Tensor& gradient, const Tensor& factor) {
   with_floating_type(gradient.scalar_type(), "gradient", [&](auto zero) {
     using T = decltype(zero);
     const Compute<T>* by = const_data<Compute<T>>(factor);
+    T* const data = mutable_data<T>(gradient);
     on_device_of(
         gradient,
         [&] {
@@ -289,9 +290,7 @@ void cross_entropy_scale(Tensor& gradient, const Tensor& factor) {
             torch::stable::detail::to<Tensor>(stack[0]);  // what it returns is ours to release
           }
         },
-        [&](auto stream) {
-          cuda::cross_entropy_scale<T>(mutable_data<T>(gradient), gradient.numel(), by, stream);
-        });
+        [&](auto stream) { cuda::cross_entropy_scale<T>(data, gradient.numel(), by, stream); });
   });
 }
 

@@ -78,9 +78,9 @@ def test_layout_of_the_windows_does_not_matter():
 X, Y = windows()
 X[0], Y[0] = 0, 0  # the least that there is
 BAD_WINDOWS = {
-    "x too large": ((X + 27, Y), IndexError, " must hold indices in [0, 27), got "),
-    "x negative": ((X - 27, Y), IndexError, " must hold indices in [0, 27), got "),
-    "y too large": ((X, Y + 27), IndexError, " must hold indices in [0, 27), got "),
+    "x too large": ((X + 27, Y), IndexError, "x must hold indices in [0, 27), got "),
+    "x negative": ((X - 27, Y), IndexError, "x must hold indices in [0, 27), got "),
+    "y too large": ((X, Y + 27), IndexError, "y must hold indices in [0, 27), got "),
     "x shape": ((X[:, :2], Y), ValueError, "x and y must be of shapes [n, 3] and [n]"),
     "y shape": ((X, X), ValueError, "x and y must be of shapes [n, 3] and [n]"),
     "y scalar": ((X, Y[0]), ValueError, "x and y must be of shapes [n, 3] and [n]"),

@@ -77,9 +77,8 @@ def operator_tests(
         check_refused(name, changed(calls[name], taken), message)
 
     read = [
-        (name, "input" if "input" in arguments else "grad_output")
+        (name, next(key for key in ("input", "grad_output", "gradient") if key in arguments))
         for name, arguments in calls.items()
-        if "gradient" not in arguments  # which torch scales
     ]
 
     @pytest.mark.parametrize(("name", "argument"), read)
