@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
-NATIVE := $(shell find csrc cuda_bench tests/cuda tests/sanitize -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+NATIVE := $(shell find csrc cuda_bench tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 FIND_NVCC := cuda_bench/src/cuda_bench/find_nvcc.py
 
 # PTX runs on every later device, and the tests compile for each architecture. What users install
@@ -83,6 +83,8 @@ with-compiler:
 	cd $(COPY) && CXX=$(COMPILER) MAKEMORE_EXT_CUDA=0 $(abspath $(BIN))/python setup.py --quiet build_ext --inplace
 	@echo "==> running the operations' tests on its $(CAPABILITY) kernels"
 	cd $(COPY) && MAKEMORE_EXT_CPU_CAPABILITY=$(CAPABILITY) $(abspath $(BIN))/python -m pytest $(PARALLEL) $(OPERATIONS)
+	@echo "==> running the tests of the functions of vectors, built with $(COMPILER)"
+	cd $(COPY) && CXX=$(COMPILER) MAKEMORE_EXT_CPU_CAPABILITY=$(CAPABILITY) $(abspath $(BIN))/python -m pytest $(PARALLEL) tests/native
 
 cuda-check: build
 	@$(BIN)/python $(FIND_NVCC) >/dev/null || \
