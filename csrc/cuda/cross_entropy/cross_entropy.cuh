@@ -1,6 +1,6 @@
 // Cross entropy on CUDA devices: the formulas, and what is kept from forward to backward, are those
-// of csrc/cpu/cross_entropy/cross_entropy.cpp, names of makemore_ext.reference included: logits or x
-// is its logits, dx its dlogits.
+// of csrc/cpu/cross_entropy/cross_entropy.cpp, names of makemore_ext.reference included: logits or
+// x is its logits, dx its dlogits.
 //
 // A block takes some rows from their logits to their gradient: it reads the logits once, a second
 // time from the cache where it forms the gradient along with the loss, and writes the gradient. Its
