@@ -50,6 +50,7 @@ ND_LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "permuted": permuted,
     "padded": padded,
     "first dimension last": lambda tensor: tensor.movedim(0, -1).contiguous().movedim(-1, 0),
+    "first dimension last, padded": lambda tensor: padded(tensor.movedim(0, -1)).movedim(-1, 0),
     "expanded pixels": lambda tensor: tensor[..., :1].expand_as(tensor),
 }
 

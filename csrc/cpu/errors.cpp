@@ -15,8 +15,8 @@ void throw_index_out_of_range(int64_t index, int64_t vocabulary) {
 }
 
 void throw_argument_out_of_range(const char* name, int64_t index, int64_t limit) {
-  throw std::out_of_range(std::string(name) + " must hold indices in [0, " +
-                          std::to_string(limit) + "), got " + std::to_string(index));
+  throw std::out_of_range(std::string(name) + " must hold indices in [0, " + std::to_string(limit) +
+                          "), got " + std::to_string(index));
 }
 
 }  // namespace makemore_ext::cpu

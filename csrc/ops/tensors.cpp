@@ -1,6 +1,7 @@
 #include "tensors.h"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "../cpu/huge_pages.h"
@@ -58,6 +59,40 @@ std::vector<int64_t> dims_by_stride(const Tensor& tensor) {
   std::sort(dims.begin(), dims.end(),
             [&](int64_t a, int64_t b) { return tensor.stride(a) < tensor.stride(b); });
   return dims;
+}
+
+// The order of the dimensions in memory, without gaps: what torch.empty_like gives, which torch's
+// tracing takes for granted. Where strides are 0 or equal it is theirs by the same insertion sort.
+std::vector<int64_t> dense_strides(const Tensor& tensor) {
+  const auto order = [&](int64_t a, int64_t b) -> int64_t {
+    if (tensor.stride(a) == 0 || tensor.stride(b) == 0) {
+      return 0;
+    }
+    return tensor.stride(a) != tensor.stride(b)
+               ? tensor.stride(a) - tensor.stride(b)
+               : std::max<int64_t>(0, tensor.size(a) - tensor.size(b));
+  };
+  std::vector<int64_t> dims(tensor.dim());
+  for (int64_t i = 0; i < tensor.dim(); ++i) {
+    dims[i] = tensor.dim() - 1 - i;
+    for (int64_t to = i, from = i - 1; from >= 0; --from) {
+      const int64_t comparison = order(dims[from], dims[to]);
+      if (comparison < 0) {
+        break;
+      }
+      if (comparison > 0) {
+        std::swap(dims[from], dims[to]);
+        to = from;
+      }
+    }
+  }
+  std::vector<int64_t> strides(tensor.dim());
+  int64_t stride = 1;
+  for (const int64_t dim : dims) {
+    strides[dim] = stride;
+    stride *= tensor.size(dim);
+  }
+  return strides;
 }
 
 }  // namespace
@@ -143,7 +178,7 @@ Tensor allocate(const Tensor& like, Sizes size) {
 
 Tensor allocate_like(const Tensor& like) {
   return has_gap_or_overlap(like)
-             ? allocate(like, like.sizes())
+             ? allocate(like, like.sizes(), dense_strides(like), like.scalar_type())
              : allocate(like, like.sizes(), like.strides(), like.scalar_type());
 }
 

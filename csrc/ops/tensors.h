@@ -238,7 +238,8 @@ bool has_overlap(const Tensor& tensor);
 Tensor allocate(const Tensor& like, Sizes size, ScalarType dtype);
 Tensor allocate(const Tensor& like, Sizes size);
 
-// One of the size and dtype of `like`, with its strides where they leave no gap and no overlap.
+// One of the size and dtype of `like`, with its strides where they leave no gap and no overlap,
+// else in the order of its dimensions in memory: the strides of torch.empty_like.
 Tensor allocate_like(const Tensor& like);
 
 // Whether torch would give the result of an operation on images or volumes in channels last: where

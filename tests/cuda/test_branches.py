@@ -54,7 +54,7 @@ EXCEPTIONS = {
         ("batch_norm_apply_planes",),
         "what applies writes the gradient of the input: it is not launched without",
     ),
-    "for (; row + run - share.step < share.end;": (
+    "for (; row + run - task.step < task.end;": (
         ("batch_norm_sum_columns",),
         "a second run takes 262,000 rows: see `several runs and a rest`, one of the large calls",
     ),

@@ -113,11 +113,11 @@ EMBEDDING = [
 BATCH_NORM = [
     # Columns.
     Mutation("columns beyond the last", "cuda/batch_norm/columns.cuh",
-             "} else if (share.unit < grid.units()) {\n    sum_unit", "} else {\n    sum_unit"),
+             "} else if (task.unit < grid.units()) {\n    sum_unit", "} else {\n    sum_unit"),
     Mutation("rows beyond the last", "cuda/batch_norm/columns.cuh",
              "left < grid.cut.band_rows ? left : grid.cut.band_rows", "grid.cut.band_rows"),
     Mutation("a run beyond the last row", "cuda/batch_norm/columns.cuh",
-             "row + run - share.step < share.end", "row < share.end"),
+             "row + run - task.step < task.end", "row < task.end"),
     Mutation("barrier between the sums dropped", "cuda/batch_norm/columns.cuh",
              "  __syncthreads();\n  const double second", "  const double second"),
     Mutation("other columns added", "cuda/batch_norm/columns.cuh",
@@ -161,7 +161,7 @@ BATCH_NORM = [
     Mutation("workspace for aligned columns alone", "cuda/batch_norm/batch_norm.cu",
              "head < kLanes<T>; ++head", "head < 1; ++head", host=True),
     Mutation("sums read that nothing wrote", "cuda/batch_norm/passes.cuh",
-             "if (sums_needed()) {\n      const", "if (true) {\n      const"),
+             "if (needs_sums()) {\n      const", "if (true) {\n      const"),
     Mutation("another stream for the second kernel", "cuda/batch_norm/batch_norm.cu",
              "threads, 0, stream>>>(pass)", "threads>>>(pass)"),
     Mutation("too few threads for the parts", "cuda/batch_norm/parts.cuh", "i += blockDim.x",

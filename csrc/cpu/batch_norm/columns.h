@@ -118,7 +118,7 @@ class Columns {
     });
     for (int64_t i = 0; per_channel_ > 1 && i < channels(block); ++i) {
       C sum = 0;
-      centres.for_each_part(i * per_channel_, per_channel_, [&](const C* begin, const C* end) {
+      centres.for_each_run(i * per_channel_, per_channel_, [&](const C* begin, const C* end) {
         sum = std::accumulate(begin, end, sum);
       });
       set_centre(block, i, centre_near<T>(sum / static_cast<C>(per_channel_)));
@@ -248,8 +248,8 @@ class Columns {
       array[i] = value;
       return;
     }
-    array.for_each_part(i * per_channel_, per_channel_,
-                        [&](C* begin, C* end) { std::fill(begin, end, value); });
+    array.for_each_run(i * per_channel_, per_channel_,
+                       [&](C* begin, C* end) { std::fill(begin, end, value); });
   }
 
   // The sum of all columns of a channel.
@@ -259,13 +259,12 @@ class Columns {
     }
     Vec<double> lanes{};
     double rest = 0;
-    array.for_each_part(i * per_channel_, per_channel_,
-                        [&](const double* begin, const double* end) {
-                          for (; end - begin >= kLanes<double>; begin += kLanes<double>) {
-                            lanes += load(begin);
-                          }
-                          rest = std::accumulate(begin, end, rest);
-                        });
+    array.for_each_run(i * per_channel_, per_channel_, [&](const double* begin, const double* end) {
+      for (; end - begin >= kLanes<double>; begin += kLanes<double>) {
+        lanes += load(begin);
+      }
+      rest = std::accumulate(begin, end, rest);
+    });
     return horizontal_sum<double>(lanes) + rest;
   }
 };

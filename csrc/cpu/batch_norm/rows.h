@@ -225,7 +225,8 @@ MAKEMORE_EXT_INLINE void write_rows(Rows<T> result, int64_t rows, int64_t count,
   }
 }
 
-// y = activation((x - centre) scale + shift).
+// What batch norm writes, forward: y = activation((x - centre) scale + shift). A change of the
+// formula is one of plain.h too.
 template <Activation activation, bool streamed, typename T, typename RowParameters>
 inline void normalize(Rows<const T> x, Rows<T> y, int64_t rows, int64_t count,
                       const RowParameters& parameters) {
@@ -291,8 +292,8 @@ MAKEMORE_EXT_INLINE void add_gradient_moments(GradientRows<T> gradient, Rows<con
   });
 }
 
-// dx = scale (dz - shift - (x - centre) slope). Without feedback shift and slope are 0, and x is
-// not read.
+// And backward: dx = scale (dz - shift - (x - centre) slope). Without feedback shift and slope are
+// 0, and x is not read.
 template <Activation activation, bool feedback, bool streamed, typename T, typename RowParameters>
 inline void input_gradient(GradientRows<T> gradient, Rows<const T> x, Rows<T> dx, int64_t rows,
                            int64_t count, const RowParameters& parameters) {

@@ -33,11 +33,11 @@ inline constexpr int64_t kMostKept = 262144;
 
 template <typename T>
 struct alignas(64) BlockState {
-  // From the logits, relative to their maximum. What `shares` are depends on the kind of target:
-  // w_c for smoothed indices, v_c for probabilities.
+  // From the logits, relative to their maximum. share_c is w_c for smoothed indices, v_c for
+  // probabilities: see Shares.
   Compute<T> max[kBlockRows];
   double sum_exp[kBlockRows];      // sum_c exp(x_c - max)
-  double shares[kBlockRows];       // their sum
+  double share_sum[kBlockRows];    // sum_c share_c
   double share_logit[kBlockRows];  // sum_c share_c (x_c - max)
 
   double mass[kBlockRows];  // A
@@ -177,13 +177,13 @@ class BlockTargets {
       Vec<double> mass;
       Vec<double> toward_logits;  // sum_c v_c (x_c - max)
       if constexpr (kind == TargetKind::probabilities) {
-        mass = load(state.shares + i);
+        mass = load(state.share_sum + i);
         toward_logits = load(state.share_logit + i);
       } else {
         mass = load(state.target_weight + i) * shares_.on_target();
         toward_logits = mass * load(state.target_logit + i);
         if constexpr (kind == TargetKind::smoothed_index) {
-          mass += shares_.on_class() * load(state.shares + i);
+          mass += shares_.on_class() * load(state.share_sum + i);
           toward_logits += shares_.on_class() * load(state.share_logit + i);
         }
       }

@@ -84,7 +84,7 @@ class ColumnWorker {
     const int64_t classes = arguments_.shape.classes;
     std::fill(state.max, state.max + kBlockRows, -std::numeric_limits<C>::infinity());
     std::fill(state.sum_exp, state.sum_exp + kBlockRows, 0.0);
-    std::fill(state.shares, state.shares + kBlockRows, 0.0);
+    std::fill(state.share_sum, state.share_sum + kBlockRows, 0.0);
     std::fill(state.share_logit, state.share_logit + kBlockRows, 0.0);
     C before[kBlockRows];
     for (int64_t begin = 0; begin < classes; begin += kChunk) {
@@ -166,7 +166,7 @@ class ColumnWorker {
     const Vec<C> step = before == lowest ? broadcast(C(0)) : before - max;
 
     if constexpr (Shares<T, kind>::kAny) {
-      Wide<C> shares = Wide<C>::load(state.shares + i);
+      Wide<C> shares = Wide<C>::load(state.share_sum + i);
       Wide<C> share_logit = Wide<C>::load(state.share_logit + i) + shares * Wide<C>::from(step);
       const Wide<C> wide_shift = Wide<C>::from(shift);
       for (int64_t c = begin; c < end; ++c) {
@@ -175,7 +175,7 @@ class ColumnWorker {
         shares = shares + share;
         share_logit = share_logit + share * (logits - wide_shift);
       }
-      shares.store(state.shares + i);
+      shares.store(state.share_sum + i);
       share_logit.store(state.share_logit + i);
     }
 

@@ -198,7 +198,7 @@ class RowWorker {
     }
     state.max[i] = max;
     state.sum_exp[i] = sum;
-    state.shares[i] = shares;
+    state.share_sum[i] = shares;
     state.share_logit[i] = share_logit;
   }
 
@@ -240,19 +240,19 @@ class RowWorker {
         scale *= shift == state.max[i] ? C(1) : std::exp(shift - state.max[i]);
       }
       int64_t c = begin;
-      const auto part = [&](int64_t count) {
+      const auto tail = [&](int64_t count) {
         gradient_at<true, kept, false>(x, q, dx, c, count, i, scale, state);
         c += count;
       };
       const int64_t head = streamed ? elements_to_alignment(dx + c, kStoredBytes<T>) : 0;
       if (head > 0) {
-        part(std::min(head, end - c));
+        tail(std::min(head, end - c));
       }
       for (; c + kLanes<T> <= end; c += kLanes<T>) {
         gradient_at<false, kept, streamed>(x, q, dx, c, kLanes<T>, i, scale, state);
       }
       if (c < end) {
-        part(end - c);
+        tail(end - c);
       }
     }
     for (int64_t c = 0; dx != destination && c < classes; ++c) {

@@ -55,18 +55,19 @@ void embedding_backward(Matrix<const T> grad_output, Vector<const int64_t> indic
   const int64_t elements = (grad_output.rows + vocabulary) * features;
   const int64_t rows_per_piece = std::max<int64_t>(1, 4096 / std::max<int64_t>(1, features));
   for_each_piece(vocabulary, rows_per_piece, elements, [&](int64_t, int64_t begin, int64_t end) {
-    constexpr int64_t kBlock = 64;
+    constexpr int64_t kFeatures = 64;  // whose sums stay in registers or the first-level cache
     for (int64_t v = begin; v < end; ++v) {
-      for (int64_t block = 0; block < features; block += kBlock) {
-        const int64_t count = std::min(kBlock, features - block);
-        double sum[kBlock] = {};
+      for (int64_t first_feature = 0; first_feature < features; first_feature += kFeatures) {
+        const int64_t count = std::min(kFeatures, features - first_feature);
+        double sum[kFeatures] = {};
         for (int64_t k = first.data()[v]; k < first.data()[v + 1]; ++k) {
-          const T* source = grad_output.row(order.data()[k]) + block * grad_output.column_stride;
+          const T* source =
+              grad_output.row(order.data()[k]) + first_feature * grad_output.column_stride;
           for (int64_t i = 0; i < count; ++i) {
             sum[i] += source[i * grad_output.column_stride];
           }
         }
-        T* destination = grad_weight.row(v) + block * grad_weight.column_stride;
+        T* destination = grad_weight.row(v) + first_feature * grad_weight.column_stride;
         for (int64_t i = 0; i < count; ++i) {
           destination[i * grad_weight.column_stride] = static_cast<T>(sum[i]);
         }

@@ -12,8 +12,8 @@
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 
-// Parameters, their gradients and their momentum buffers lie at the same places of three blocks of
-// memory: where a gradient is, or would be, names its parameter.
+// Parameters, their gradients and their momentum buffers lie at the same places of three arrays:
+// where a gradient is, or would be, names its parameter.
 template <typename T>
 class Descent {
  public:

@@ -39,23 +39,26 @@ struct GroupArray {
   int64_t size;
 
   Value& operator[](int64_t index) const {
-    return data[index % kGroupVectors<T> * part() + index / kGroupVectors<T>];
+    return data[index % kGroupVectors<T> * per_vector() + index / kGroupVectors<T>];
   }
   // Where the values of one vector of the group at `index` are, a multiple of the vectors.
-  Value* vector(int64_t index, int v) const { return data + v * part() + index / kGroupVectors<T>; }
-  // Calls body(begin, end) for the parts in memory of the values of `count` elements.
+  Value* vector(int64_t index, int v) const {
+    return data + v * per_vector() + index / kGroupVectors<T>;
+  }
+  // Calls body(begin, end) for the runs in memory of the values of `count` elements.
   template <typename Body>
-  void for_each_part(int64_t index, int64_t count, const Body& body) const {
+  void for_each_run(int64_t index, int64_t count, const Body& body) const {
     for (int v = 0; v < kGroupVectors<T>; ++v) {
       const auto before = [&](int64_t end) {
         return (end - v + kGroupVectors<T> - 1) / kGroupVectors<T>;
       };
-      body(data + v * part() + before(index), data + v * part() + before(index + count));
+      body(data + v * per_vector() + before(index),
+           data + v * per_vector() + before(index + count));
     }
   }
 
  private:
-  int64_t part() const { return size / kGroupVectors<T>; }
+  int64_t per_vector() const { return size / kGroupVectors<T>; }
 };
 
 // Whether the lanes of one vector of a group are among its first `count` elements.

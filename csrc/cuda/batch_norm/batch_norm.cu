@@ -55,14 +55,14 @@ void launch_columns(Pass pass, double* workspace, cudaStream_t stream) {
   using T = typename Pass::Element;
   const auto grid = ColumnGrid<T>::of(pass.arguments.shape, split_of_columns(pass));
   pass.use(grid.cut, workspace);
-  if (pass.sums_needed()) {
+  if (pass.needs_sums()) {
     constexpr const char* kName = "batch_norm_sum_columns";
     batch_norm_sum_columns<<<grid_of(grid.blocks(), kName), kBatchNormThreads, 0, stream>>>(pass,
                                                                                             grid);
     check_launch(kName);
   }
   launch_finish(pass, stream);
-  if (pass.result_needed()) {
+  if (pass.needs_result()) {
     constexpr const char* kName = "batch_norm_apply_columns";
     batch_norm_apply_columns<<<grid_of(grid.blocks(), kName), kBatchNormThreads, 0, stream>>>(pass,
                                                                                               grid);
@@ -75,14 +75,14 @@ void launch_planes(Pass pass, double* workspace, cudaStream_t stream) {
   const ChannelShape& shape = pass.arguments.shape;
   const auto grid = PlaneGrid::of<typename Pass::Element>(shape);
   pass.use(grid.cut, workspace);
-  if (pass.sums_needed()) {
+  if (pass.needs_sums()) {
     constexpr const char* kName = "batch_norm_sum_planes";
     batch_norm_sum_planes<<<grid_of(grid.blocks(shape.channels), kName), kBatchNormThreads, 0,
                             stream>>>(pass, grid);
     check_launch(kName);
   }
   launch_finish(pass, stream);
-  if (pass.result_needed()) {
+  if (pass.needs_result()) {
     constexpr const char* kName = "batch_norm_apply_planes";
     batch_norm_apply_planes<<<grid_of(grid.blocks(shape.channels), kName), kBatchNormThreads, 0,
                               stream>>>(pass, grid);

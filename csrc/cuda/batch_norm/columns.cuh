@@ -72,7 +72,7 @@ struct ColumnGrid {
 
 // What a thread of block `block` takes: a unit of every step-th row of a band.
 template <typename T>
-struct ColumnShare {
+struct ColumnTask {
   int64_t band;
   int64_t unit;
   int64_t begin;  // of the band's rows
@@ -80,7 +80,7 @@ struct ColumnShare {
   int64_t first;  // of this thread's rows
   int step;
 
-  __device__ ColumnShare(const ColumnGrid<T>& grid, int64_t block) {
+  __device__ ColumnTask(const ColumnGrid<T>& grid, int64_t block) {
     const int thread = static_cast<int>(threadIdx.x);
     band = block / grid.across();
     unit = block % grid.across() * grid.width + thread % grid.width;
@@ -110,32 +110,31 @@ struct ColumnSums {
 
 template <int count, typename Pass, typename T>
 __device__ inline PerLane<Compute<T>, count> centre_of(const Pass& pass, const ColumnGrid<T>& grid,
-                                                       const ColumnShare<T>& share,
-                                                       int64_t column) {
-  return pass.template centre<count>({share.begin, share.end - share.begin, column, 1},
-                                     {share.begin, 0, column},
+                                                       const ColumnTask<T>& task, int64_t column) {
+  return pass.template centre<count>({task.begin, task.end - task.begin, column, 1},
+                                     {task.begin, 0, column},
                                      grid.template channels<count>(column));
 }
 
 template <int count, typename Pass, typename T>
 __device__ inline void sum_unit(const Pass& pass, const ColumnGrid<T>& grid,
-                                const ColumnShare<T>& share, ColumnSums<T>& sums) {
+                                const ColumnTask<T>& task, ColumnSums<T>& sums) {
   using C = Compute<T>;
-  const int64_t column = grid.column(share.unit);
-  const PerLane<C, count> centre = centre_of<count>(pass, grid, share, column);
-  const int64_t run = static_cast<int64_t>(kRunRows) * share.step;
-  int64_t row = share.first;
-  for (; row + run - share.step < share.end; row += run) {
+  const int64_t column = grid.column(task.unit);
+  const PerLane<C, count> centre = centre_of<count>(pass, grid, task, column);
+  const int64_t run = static_cast<int64_t>(kRunRows) * task.step;
+  int64_t row = task.first;
+  for (; row + run - task.step < task.end; row += run) {
     Terms<C, count> terms{};
 #pragma unroll 4
     for (int i = 0; i < kRunRows; ++i) {
-      pass.add({row + i * share.step, 0, column}, centre, terms);
+      pass.add({row + i * task.step, 0, column}, centre, terms);
     }
     sums.add(terms);
   }
   Terms<C, count> terms{};
 #pragma unroll 1
-  for (; row < share.end; row += share.step) {
+  for (; row < task.end; row += task.step) {
     pass.add({row, 0, column}, centre, terms);
   }
   sums.add(terms);
@@ -174,12 +173,12 @@ __global__ void __launch_bounds__(kBatchNormThreads, 2)
                            const __grid_constant__ ColumnGrid<typename Pass::Element> grid) {
   using T = typename Pass::Element;
   __shared__ Sum<Compute<T>> of_warp[kColumnWarps][kLanes<T>][kWarpSize];
-  const ColumnShare<T> share(grid, block_index());
+  const ColumnTask<T> task(grid, block_index());
   ColumnSums<T> sums{};
-  if (grid.is_wide(share.unit)) {
-    sum_unit<kLanes<T>>(pass, grid, share, sums);
-  } else if (share.unit < grid.units()) {
-    sum_unit<1>(pass, grid, share, sums);
+  if (grid.is_wide(task.unit)) {
+    sum_unit<kLanes<T>>(pass, grid, task, sums);
+  } else if (task.unit < grid.units()) {
+    sum_unit<1>(pass, grid, task, sums);
   }
   const double first = sum_over_rows(sums.first, grid.width, of_warp);
   __syncthreads();
@@ -187,21 +186,21 @@ __global__ void __launch_bounds__(kBatchNormThreads, 2)
 
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int k = static_cast<int>(threadIdx.x) / kWarpSize;
-  if (lane < grid.width && share.unit < grid.units() &&
-      k < (grid.is_wide(share.unit) ? kLanes<T> : 1)) {
-    const int64_t column = grid.column(share.unit) + k;
+  if (lane < grid.width && task.unit < grid.units() &&
+      k < (grid.is_wide(task.unit) ? kLanes<T> : 1)) {
+    const int64_t column = grid.column(task.unit) + k;
     const int64_t channel = grid.template channels<1>(column)[0];
-    const int64_t part = share.band * grid.cut.inner + (column - channel * grid.cut.inner);
-    const auto centre = centre_of<1>(pass, grid, share, column);
+    const int64_t part = task.band * grid.cut.inner + (column - channel * grid.cut.inner);
+    const auto centre = centre_of<1>(pass, grid, task, column);
     pass.store(channel, part, centre[0], first, second);
   }
 }
 
 template <int count, typename Pass, typename T>
 __device__ inline void apply_to_unit(const Pass& pass, const ColumnGrid<T>& grid,
-                                     const ColumnShare<T>& share) {
+                                     const ColumnTask<T>& task) {
   using C = Compute<T>;
-  const int64_t column = grid.column(share.unit);
+  const int64_t column = grid.column(task.unit);
   const auto channels = grid.template channels<count>(column);
   Parameters<C, count> parameters;
 #pragma unroll
@@ -211,8 +210,8 @@ __device__ inline void apply_to_unit(const Pass& pass, const ColumnGrid<T>& grid
       parameters[parameter].values[k] = pass.parameter(parameter, channels[k]);
     }
   }
-  for (int64_t row = share.first; row < share.end; row += share.step) {
-    pass.template apply<count>({row, 0, column}, parameters);
+  for (int64_t row = task.first; row < task.end; row += task.step) {
+    pass.template write<count>({row, 0, column}, parameters);
   }
 }
 
@@ -222,11 +221,11 @@ __global__ void __launch_bounds__(kBatchNormThreads, 4)
     batch_norm_apply_columns(const __grid_constant__ Pass pass,
                              const __grid_constant__ ColumnGrid<typename Pass::Element> grid) {
   using T = typename Pass::Element;
-  const ColumnShare<T> share(grid, static_cast<int64_t>(gridDim.x) - 1 - block_index());
-  if (grid.is_wide(share.unit)) {
-    apply_to_unit<kLanes<T>>(pass, grid, share);
-  } else if (share.unit < grid.units()) {
-    apply_to_unit<1>(pass, grid, share);
+  const ColumnTask<T> task(grid, static_cast<int64_t>(gridDim.x) - 1 - block_index());
+  if (grid.is_wide(task.unit)) {
+    apply_to_unit<kLanes<T>>(pass, grid, task);
+  } else if (task.unit < grid.units()) {
+    apply_to_unit<1>(pass, grid, task);
   }
 }
 

@@ -59,10 +59,10 @@ struct Cut {
   }
 };
 
-// What of a channel its elements are written from: see apply in passes.cuh.
+// What of a channel its elements are written from: see write in passes.cuh.
 enum Parameter { kCentre, kScale, kShift, kSlope, kPassParameters };
 
-// By which apply scales elements, exactly, before it subtracts the centre: the difference of any
+// By which write scales elements, exactly, before it subtracts the centre: the difference of any
 // two does not overflow, nor does the inverse of any standard deviation, scaled the other way, come
 // near where floats lose digits.
 inline constexpr float kDown = 0x1p-8f;
@@ -71,7 +71,7 @@ template <typename C, int count>
 using Parameters = PerLane<C, count>[kPassParameters];
 
 // Where the kernels keep what they hand on: for each part of each channel two values, and for each
-// channel the parameters of apply.
+// channel the parameters of write.
 template <typename T>
 struct BatchNormWorkspace {
   double* first;             // [channels, parts]

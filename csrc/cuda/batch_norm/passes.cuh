@@ -8,7 +8,7 @@
 //   add     terms of some of its elements, added to its sums
 //   store   the sums of a part, in double, to the workspace
 //   finish  of a channel: the parts' sums to statistics or gradients, and to parameters for
-//   apply   which writes some elements
+//   write   some elements
 #pragma once
 
 #include <cmath>
@@ -35,8 +35,8 @@ struct ForwardPass : BatchNormPass<T, double> {
               const RunningStatistics& running, const ChannelView<T>& output)
       : BatchNormPass<T, double>(arguments, statistics), running(running), output(output) {}
 
-  bool sums_needed() const { return this->arguments.training; }
-  bool result_needed() const { return true; }
+  bool needs_sums() const { return this->arguments.training; }
+  bool needs_result() const { return true; }
 
   MAKEMORE_EXT_HOST_DEVICE Split split(const Place& place, int64_t size) const {
     const T* y = place.in(output);
@@ -129,7 +129,7 @@ struct ForwardPass : BatchNormPass<T, double> {
 
   // y = activation((x - centre) scale + shift)
   template <int count, int lanes>
-  __device__ void apply(const Place& place, const Parameters<C, lanes>& parameters) const {
+  __device__ void write(const Place& place, const Parameters<C, lanes>& parameters) const {
     auto z = Pack<T, count>::load(place.in(this->arguments.input));
 #pragma unroll
     for (int k = 0; k < count; ++k) {
@@ -207,10 +207,10 @@ struct BackwardPass : BatchNormPass<T, const double> {
                const BatchNormGradients<T>& gradients)
       : BatchNormPass<T, const double>(arguments, statistics), gradients(gradients) {}
 
-  MAKEMORE_EXT_HOST_DEVICE bool sums_needed() const {
-    return gradients.grad_weight != nullptr || (this->arguments.training && result_needed());
+  MAKEMORE_EXT_HOST_DEVICE bool needs_sums() const {
+    return gradients.grad_weight != nullptr || (this->arguments.training && needs_result());
   }
-  MAKEMORE_EXT_HOST_DEVICE bool result_needed() const {
+  MAKEMORE_EXT_HOST_DEVICE bool needs_result() const {
     return gradients.grad_input.data != nullptr;
   }
   MAKEMORE_EXT_HOST_DEVICE bool has_output() const {
@@ -264,7 +264,7 @@ struct BackwardPass : BatchNormPass<T, const double> {
     const double invstd = this->invstd(channel);
     const C centre = static_cast<C>(mean);
     const double rest = mean - static_cast<double>(centre);
-    if (sums_needed()) {
+    if (needs_sums()) {
       const double* sums = this->workspace.first + channel * this->cut.parts();
       const double* about_centre = this->workspace.second + channel * this->cut.parts();
       sum = this->sum_over(this->cut.parts(), [&](int64_t part) { return sums[part]; });
@@ -291,7 +291,7 @@ struct BackwardPass : BatchNormPass<T, const double> {
 
   // dx = scale (dz - shift - (x - centre) slope); evaluation has neither shift nor slope.
   template <int count, int lanes>
-  __device__ void apply(const Place& place, const Parameters<C, lanes>& parameters) const {
+  __device__ void write(const Place& place, const Parameters<C, lanes>& parameters) const {
     auto dx = before_activation<count>(place);
     if (this->arguments.training) {
       const auto x = Pack<T, count>::load(place.in(this->arguments.input));

@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kBatchNormThreads, 3)
   }
   for_each_in_part(pass, grid, channel, grid.cut.part(block % grid.cut.parts()),
                    [&](const Place& place, auto size) {
-                     pass.template apply<decltype(size)::value>(place, parameters);
+                     pass.template write<decltype(size)::value>(place, parameters);
                    });
 }
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from cross_entropy_cases import DTYPES, indices, logits, loss_and_gradient, probabilities
-from support import threads
+from support import ND_LAYOUTS, threads
 
 import makemore_ext as mx
 from makemore_ext._native import operators
@@ -37,6 +37,19 @@ def test_opcheck(shape, reduction, dtype):
         torch.library.opcheck(
             operators.cross_entropy_forward_with_gradient.default, (input, target, None, *options)
         )
+
+
+@pytest.mark.parametrize("layout", ND_LAYOUTS.values(), ids=ND_LAYOUTS)
+@pytest.mark.parametrize("shape", [(6, 5), (2, 5, 3)], ids=str)
+def test_the_strides_that_tracing_expects(shape, layout):
+    input, target = layout(logits(shape, torch.float32)), indices(shape)
+    options = (1, *OPTIONS[1:])
+    check = {"test_utils": "test_faketensor"}
+    loss, statistics, total = operators.cross_entropy_forward(input, target, None, *options)
+    backward = (torch.ones_like(loss), None, input, target, None, statistics, total, *options)
+    torch.library.opcheck(operators.cross_entropy_backward.default, backward, **check)
+    with_gradient = operators.cross_entropy_forward_with_gradient.default
+    torch.library.opcheck(with_gradient, (input, target, None, *options), **check)
 
 
 @traces_a_function
