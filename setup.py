@@ -178,10 +178,10 @@ def plan_objects(cuda: Cuda | None) -> dict[str, tuple[str, str]]:
     headers = [pybind11.get_include(), *include_paths(), sysconfig.get_path("include")]
     extension = [
         *common,
-        f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
         *(f"-isystem{path}" for path in headers),
         *(f"-ffile-prefix-map={path}/=" for path in headers),
     ]
+    stable = [*extension, f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}"]
     plan: dict[str, tuple[str, str]] = {}
 
     def add(folder: str, sources: Iterable[Path], command: list[str]) -> None:
@@ -194,13 +194,14 @@ def plan_objects(cuda: Cuda | None) -> dict[str, tuple[str, str]]:
         add(capability, kernels, [*common, f"-DMAKEMORE_EXT_CAPABILITY={capability}", *flags])
     if cuda:
         architectures = " ".join(cuda.architectures)
-        extension.append(f'-DMAKEMORE_EXT_CUDA="{architectures}"')
+        stable.append(f'-DMAKEMORE_EXT_CUDA="{architectures}"')
         # A folder for each choice of architectures: another one leaves these objects alone.
         add(architectures.replace(" ", "_"), Path("csrc/cuda").glob("*/*.cu"), cuda.command())
     once = [
         source for folder in ("", "cpu", "ops") for source in Path("csrc", folder).glob("*.cpp")
     ]
-    add("extension", once, extension)
+    add("_C", once, stable)
+    add("_autograd", Path("csrc/autograd").glob("*.cpp"), extension)
     return plan
 
 
@@ -253,10 +254,14 @@ class BuildObjects(build_ext):
         status = {"NINJA_STATUS": "[%f of %t, %e s] "}
         if subprocess.run(command, env={**os.environ, **status}).returncode != 0:
             raise SystemExit("makemore_ext was not built: a compiler failed, see above")
-        extension.extra_objects = extension.depends = list(plan)
-        if cuda:
-            extension.extra_objects = [*plan, str(cuda.runtime)]
-            extension.extra_link_args += ["-Wl,--exclude-libs,ALL", "-ldl", "-lrt"]
+        autograd = [target for target in plan if target.startswith(f"{BUILD}/_autograd/")]
+        if extension.name == "makemore_ext._autograd":
+            extension.extra_objects = extension.depends = autograd
+        else:
+            extension.extra_objects = extension.depends = [*plan.keys() - autograd]
+            if cuda:
+                extension.extra_objects = [*extension.extra_objects, str(cuda.runtime)]
+                extension.extra_link_args += ["-Wl,--exclude-libs,ALL", "-ldl", "-lrt"]
         super().build_extension(extension)
 
 
@@ -283,7 +288,15 @@ setup(
             libraries=["c10", "torch", "torch_cpu"],
             extra_link_args=["-s"],
             language="c++",
-        )
+        ),
+        Extension(
+            "makemore_ext._autograd",
+            sources=[],
+            library_dirs=library_paths(),
+            libraries=["c10", "torch", "torch_cpu", "torch_python"],
+            extra_link_args=["-s"],
+            language="c++",
+        ),
     ],
     cmdclass={"build_ext": BuildObjects},
 )

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "cpu/fused_mlp/kernels.h"
+#include "ops/entries.h"
 
 namespace makemore_ext {
 
@@ -97,6 +98,9 @@ PYBIND11_MODULE(_C, module) {
 #else
   module.attr("cuda_architectures") = "";
 #endif
+  static const makemore_ext::Entries entries{makemore_ext::embedding_entry,
+                                             makemore_ext::embedding_backward_entry};
+  module.attr("_entries") = pybind11::capsule(&entries, "makemore_ext._C._entries");
   makemore_ext::FusedMLP<float>::declare(module, "FusedMLPFloat");
   makemore_ext::FusedMLP<double>::declare(module, "FusedMLPDouble");
 }

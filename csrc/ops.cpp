@@ -37,6 +37,10 @@ STABLE_TORCH_LIBRARY(makemore_ext, library) {
       "Tensor statistics, bool training, float correction, int activation, "
       "bool needs_grad_input, bool needs_grad_parameters) "
       "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
+  // Input of any shape holds indices, int64 or int32, into weight [V, D]. padding_idx: the row that
+  // gets no gradient, or -1.
+  library.def("embedding(Tensor input, Tensor weight, SymInt padding_idx=-1) -> Tensor");
   library.def(
-      "embedding_backward(Tensor grad_output, Tensor indices, int num_embeddings) -> Tensor");
+      "embedding_backward(Tensor grad_output, Tensor input, SymInt num_embeddings, "
+      "SymInt padding_idx=-1) -> Tensor");
 }

@@ -9,6 +9,7 @@ from importlib.metadata import version as _version
 from typing import Any as _Any
 
 from makemore_ext import makemore, reference
+from makemore_ext._native import autograd_kind as _autograd_kind
 from makemore_ext._native import cpu_capability as _cpu_capability
 from makemore_ext._native import cuda_architectures as _cuda_architectures
 from makemore_ext._native import torch_version as _torch_version
@@ -53,11 +54,13 @@ def build_info() -> dict[str, _Any]:
 
     `cpu_capability` is "default", "avx2" or "avx512": the best this processor has, or what the
     environment variable MAKEMORE_EXT_CPU_CAPABILITY asked for. `cuda_architectures` is a list as
-    ["8.0", "9.0+PTX"], None where the kernels for CUDA were not built.
+    ["8.0", "9.0+PTX"], None where the kernels for CUDA were not built. `autograd` is "native", or
+    "python" and why: so far of `embedding` alone, the others' derivatives are Python's.
     """
     return {
         "version": __version__,
         "torch": _torch_version,
         "cpu_capability": _cpu_capability,
         "cuda_architectures": _cuda_architectures,
+        "autograd": _autograd_kind,
     }

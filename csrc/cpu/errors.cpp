@@ -9,11 +9,6 @@ void throw_target_out_of_range(int64_t target) {
   throw std::out_of_range("Target " + std::to_string(target) + " is out of bounds.");
 }
 
-void throw_index_out_of_range(int64_t index, int64_t vocabulary) {
-  throw std::out_of_range("indices must be in [0, " + std::to_string(vocabulary) + "), got " +
-                          std::to_string(index));
-}
-
 void throw_argument_out_of_range(const char* name, int64_t index, int64_t limit) {
   throw std::out_of_range(std::string(name) + " must hold indices in [0, " + std::to_string(limit) +
                           "), got " + std::to_string(index));

@@ -7,7 +7,6 @@
 namespace makemore_ext::cpu {
 
 [[noreturn]] void throw_target_out_of_range(int64_t target);
-[[noreturn]] void throw_index_out_of_range(int64_t index, int64_t vocabulary);
 [[noreturn]] void throw_argument_out_of_range(const char* name, int64_t index, int64_t limit);
 
 }  // namespace makemore_ext::cpu

@@ -234,6 +234,13 @@ bool has_gap_or_overlap(const Tensor& tensor);
 // Whether elements may share memory, as those of an expanded tensor do.
 bool has_overlap(const Tensor& tensor);
 
+// A handle of the tensor that is the caller's to release.
+inline AtenTensorHandle give_handle(const Tensor& tensor) {
+  AtenTensorHandle result = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(tensor.get(), &result));
+  return result;
+}
+
 // An uninitialised contiguous tensor on the device of `like`.
 Tensor allocate(const Tensor& like, Sizes size, ScalarType dtype);
 Tensor allocate(const Tensor& like, Sizes size);

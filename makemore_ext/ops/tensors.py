@@ -8,7 +8,6 @@ from torch import Tensor
 from makemore_ext._native import cuda_architectures
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-WIDE = (torch.float32, torch.float64)
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:
@@ -16,7 +15,7 @@ def compute_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def check_floating(name: str, tensor: Tensor, cuda_dtypes: tuple[torch.dtype, ...] = WIDE) -> None:
+def check_floating(name: str, tensor: Tensor) -> None:
     """Raises unless `tensor` is dense, on a device and of a dtype that there are kernels for.
 
     Raises:
@@ -26,10 +25,8 @@ def check_floating(name: str, tensor: Tensor, cuda_dtypes: tuple[torch.dtype, ..
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
     check_device(name, tensor.device)
-    dtypes = cuda_dtypes if tensor.is_cuda else WIDE
-    if tensor.dtype not in dtypes:
-        *most, last = (str(dtype).removeprefix("torch.") for dtype in dtypes)
-        allowed = f"{', '.join(most)} or {last}"
+    if tensor.dtype not in FLOATING:
+        allowed = "float16, bfloat16, float32 or float64"
         raise NotImplementedError(f"{name} must be {allowed}, got {tensor.dtype}")
     if tensor.layout != torch.strided:
         raise NotImplementedError(f"{name} must be a dense tensor, got {tensor.layout}")

@@ -163,3 +163,37 @@ def test_wheel_holds_no_path_of_the_machine_that_built_it(wheel):
         content = archive.read(name)
         for place in places:
             assert place.encode() not in content, f"{place} in {name}"
+
+
+AUTOGRAD = """
+import torch
+torch.__version__ = {version!r}
+import makemore_ext
+print(makemore_ext.build_info()["autograd"])
+"""
+
+
+@pytest.mark.skipif(
+    torch.__version__.partition("+")[0] != mx.build_info()["torch"],
+    reason="built with another torch",
+)
+@pytest.mark.parametrize(
+    ("choice", "version", "said"),
+    [
+        ("native", torch.__version__, "native"),
+        ("python", torch.__version__, "python, as MAKEMORE_EXT_AUTOGRAD asks for"),
+        (
+            "native",
+            "99.1.0+cpu",
+            f"python, as it was built with torch {mx.build_info()['torch']}, found 99.1.0",
+        ),
+    ],
+)
+def test_autograd_is_native_on_the_torch_that_it_was_built_with(choice, version, said):
+    run = python(AUTOGRAD.format(version=version), MAKEMORE_EXT_AUTOGRAD=choice)
+    assert run.stdout.strip() == said
+
+
+def test_no_such_autograd():
+    run = python("import makemore_ext", MAKEMORE_EXT_AUTOGRAD="mine")
+    assert "MAKEMORE_EXT_AUTOGRAD must be native or python, got 'mine'" in run.stderr

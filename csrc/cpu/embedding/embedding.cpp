@@ -8,6 +8,7 @@
 #include "../errors.h"
 #include "../parallel.h"
 #include "../scratch.h"
+#include "../simd/vec.h"
 #include "kernels.h"
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
@@ -15,7 +16,7 @@ namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 inline void check_indices(Vector<const int64_t> indices, int64_t tokens, int64_t vocabulary) {
   for (int64_t token = 0; token < tokens; ++token) {
     if (indices[token] < 0 || indices[token] >= vocabulary) {
-      throw_index_out_of_range(indices[token], vocabulary);
+      throw_argument_out_of_range("input", indices[token], vocabulary);
     }
   }
 }
@@ -37,11 +38,33 @@ inline void sort_positions(Vector<const int64_t> indices, int64_t tokens, int64_
   }
 }
 
+// Elements are copied as they are.
+template <typename T>
+void embedding_forward(Matrix<const T> weight, Vector<const int64_t> indices, Matrix<T> output) {
+  const int64_t features = weight.columns;
+  check_indices(indices, output.rows, weight.rows);
+  const int64_t tokens_per_piece = std::max<int64_t>(1, 4096 / std::max<int64_t>(1, features));
+  for_each_piece(output.rows, tokens_per_piece, output.rows * features,
+                 [&](int64_t, int64_t begin, int64_t end) {
+                   for (int64_t token = begin; token < end; ++token) {
+                     const T* source = weight.row(indices[token]);
+                     T* destination = output.row(token);
+                     if (weight.column_stride == 1) {
+                       std::copy_n(source, features, destination);
+                       continue;
+                     }
+                     for (int64_t i = 0; i < features; ++i) {
+                       destination[i] = source[i * weight.column_stride];
+                     }
+                   }
+                 });
+}
+
 // Each row is one sum, added in double in order of appearance, so the result depends on neither
 // the threads nor the order in which they run.
 template <typename T>
 void embedding_backward(Matrix<const T> grad_output, Vector<const int64_t> indices,
-                        Matrix<T> grad_weight) {
+                        int64_t padding_idx, Matrix<T> grad_weight) {
   const int64_t vocabulary = grad_weight.rows;
   const int64_t features = grad_weight.columns;
   check_indices(indices, grad_output.rows, vocabulary);
@@ -60,16 +83,17 @@ void embedding_backward(Matrix<const T> grad_output, Vector<const int64_t> indic
       for (int64_t first_feature = 0; first_feature < features; first_feature += kFeatures) {
         const int64_t count = std::min(kFeatures, features - first_feature);
         double sum[kFeatures] = {};
-        for (int64_t k = first.data()[v]; k < first.data()[v + 1]; ++k) {
+        const int64_t last = v == padding_idx ? first.data()[v] : first.data()[v + 1];
+        for (int64_t k = first.data()[v]; k < last; ++k) {
           const T* source =
               grad_output.row(order.data()[k]) + first_feature * grad_output.column_stride;
           for (int64_t i = 0; i < count; ++i) {
-            sum[i] += source[i * grad_output.column_stride];
+            sum[i] += load_one(source + i * grad_output.column_stride);
           }
         }
         T* destination = grad_weight.row(v) + first_feature * grad_weight.column_stride;
         for (int64_t i = 0; i < count; ++i) {
-          destination[i * grad_weight.column_stride] = static_cast<T>(sum[i]);
+          store_one(destination + i * grad_weight.column_stride, static_cast<Compute<T>>(sum[i]));
         }
       }
     }
@@ -77,12 +101,20 @@ void embedding_backward(Matrix<const T> grad_output, Vector<const int64_t> indic
 }
 
 template <>
+EmbeddingKernels<Half> table() {
+  return EmbeddingKernels<Half>{embedding_forward<Half>, embedding_backward<Half>};
+}
+template <>
+EmbeddingKernels<BFloat16> table() {
+  return EmbeddingKernels<BFloat16>{embedding_forward<BFloat16>, embedding_backward<BFloat16>};
+}
+template <>
 EmbeddingKernels<float> table() {
-  return EmbeddingKernels<float>{embedding_backward<float>};
+  return EmbeddingKernels<float>{embedding_forward<float>, embedding_backward<float>};
 }
 template <>
 EmbeddingKernels<double> table() {
-  return EmbeddingKernels<double>{embedding_backward<double>};
+  return EmbeddingKernels<double>{embedding_forward<double>, embedding_backward<double>};
 }
 
 }  // namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY

@@ -1,0 +1,209 @@
+// The derivatives of the embedding. The look-up is linear in weight and its backward linear in
+// grad_output, each the transpose of the other but for the row at padding_idx, which gets no
+// gradient.
+#include "embedding.h"
+
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/saved_variable.h>
+#include <torch/csrc/dynamo/compiled_autograd.h>
+#include <torch/library.h>
+
+#include "handles.h"
+#include "plain.h"
+
+namespace makemore_ext {
+namespace {
+
+using at::Tensor;
+using c10::SymInt;
+using torch::autograd::collect_next_edges;
+using torch::autograd::compute_requires_grad;
+using torch::autograd::isFwGradDefined;
+using torch::autograd::Node;
+using torch::autograd::SavedVariable;
+using torch::autograd::set_history;
+using torch::autograd::variable_list;
+using torch::dynamo::autograd::CompiledNodeArgs;
+using torch::dynamo::autograd::SwapSavedVariables;
+
+const auto& forward_operator() {
+  static const auto found = c10::Dispatcher::singleton()
+                                .findSchemaOrThrow("makemore_ext::embedding", "")
+                                .typed<Tensor(const Tensor&, const Tensor&, SymInt)>();
+  return found;
+}
+
+const auto& backward_operator() {
+  static const auto found = c10::Dispatcher::singleton()
+                                .findSchemaOrThrow("makemore_ext::embedding_backward", "")
+                                .typed<Tensor(const Tensor&, const Tensor&, SymInt, SymInt)>();
+  return found;
+}
+
+// The transpose of embedding_backward: grad [V, D] looked up, and 0 where that passed nothing on.
+Tensor transposed(const Tensor& grad, const Tensor& input, const SymInt& padding_idx) {
+  const Tensor rows = forward_operator().call(input, grad, -1);
+  if (padding_idx.guard_int(__FILE__, __LINE__) < 0) {
+    return rows;
+  }
+  return rows.masked_fill(input.eq(padding_idx.guard_int(__FILE__, __LINE__)).unsqueeze(-1), 0);
+}
+
+// What either direction saves: the indices, and what the operators are told beside them.
+struct EmbeddingNode : Node {
+  SavedVariable input;
+  SymInt num_embeddings, padding_idx;
+
+  EmbeddingNode(const Tensor& input, SymInt num_embeddings, SymInt padding_idx)
+      : input(input, false),
+        num_embeddings(std::move(num_embeddings)),
+        padding_idx(std::move(padding_idx)) {}
+
+  void release_variables() override { input.reset_data(); }
+
+  // For compiled autograd.
+  void compiled_args(CompiledNodeArgs& arguments) const override {
+    arguments.collect(input, false);
+    arguments.collect(num_embeddings);
+    arguments.collect(padding_idx);
+  }
+  variable_list apply_with_saved(const variable_list& grads, SwapSavedVariables& saved) override {
+    saved.before(input);
+    saved.before(num_embeddings);
+    saved.before(padding_idx);
+    variable_list result = apply(variable_list(grads));
+    saved.after(input);
+    saved.after(num_embeddings);
+    saved.after(padding_idx);
+    return result;
+  }
+};
+
+struct EmbeddingBackward : EmbeddingNode {
+  using EmbeddingNode::EmbeddingNode;
+
+  std::string name() const override { return "EmbeddingBackward"; }
+  variable_list apply(variable_list&& grads) override {
+    if (!grads[0].defined()) {
+      return {Tensor()};
+    }
+    const Tensor indices = input.unpack();
+    if (at::GradMode::is_enabled() || !is_plain_context() || !is_plain(grads[0]) ||
+        !is_plain(indices)) {
+      return {backward_operator().call(grads[0], indices, num_embeddings, padding_idx)};
+    }
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return {from_handle(entries().embedding_backward(to_handle(grads[0]), to_handle(indices),
+                                                     num_embeddings.expect_int(),
+                                                     padding_idx.expect_int()))};
+  }
+};
+
+struct EmbeddingBackwardBackward : EmbeddingNode {
+  using EmbeddingNode::EmbeddingNode;
+
+  std::string name() const override { return "EmbeddingBackwardBackward"; }
+  variable_list apply(variable_list&& grads) override {
+    return {grads[0].defined() ? transposed(grads[0], input.unpack(), padding_idx) : Tensor()};
+  }
+};
+
+void attach(const Tensor& output, const Tensor& input, const Tensor& weight,
+            const SymInt& padding_idx) {
+  if (!compute_requires_grad(weight)) {
+    return;
+  }
+  const auto node = c10::make_intrusive<EmbeddingBackward>(input, weight.sym_size(0), padding_idx);
+  node->set_next_edges(collect_next_edges(weight));
+  set_history(output, node);
+}
+
+Tensor embedding_autograd(c10::DispatchKeySet keys, const Tensor& input, const Tensor& weight,
+                          SymInt padding_idx) {
+  const Tensor output = [&] {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return forward_operator().redispatch(keys & c10::after_autograd_keyset, input, weight,
+                                         padding_idx);
+  }();
+  attach(output, input, weight, padding_idx);
+  if (isFwGradDefined(weight)) {
+    const Tensor tangent = forward_operator().call(input, weight._fw_grad(0), padding_idx);
+    output._set_fw_grad(tangent, 0, false);
+  }
+  return output;
+}
+
+Tensor embedding_backward_autograd(c10::DispatchKeySet keys, const Tensor& grad_output,
+                                   const Tensor& input, SymInt num_embeddings, SymInt padding_idx) {
+  const Tensor grad_weight = [&] {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return backward_operator().redispatch(keys & c10::after_autograd_keyset, grad_output, input,
+                                          num_embeddings, padding_idx);
+  }();
+  if (compute_requires_grad(grad_output)) {
+    const auto node =
+        c10::make_intrusive<EmbeddingBackwardBackward>(input, num_embeddings, padding_idx);
+    node->set_next_edges(collect_next_edges(grad_output));
+    set_history(grad_weight, node);
+  }
+  if (isFwGradDefined(grad_output)) {
+    const Tensor tangent =
+        backward_operator().call(grad_output._fw_grad(0), input, num_embeddings, padding_idx);
+    grad_weight._set_fw_grad(tangent, 0, false);
+  }
+  return grad_weight;
+}
+
+// As torch has it: a negative one counts from the end. False where it is none of the table's.
+bool get_padding(PyObject* object, int64_t num_embeddings, int64_t* padding_idx) {
+  if (object == Py_None) {
+    *padding_idx = -1;
+    return true;
+  }
+  if (!PyLong_CheckExact(object)) {
+    return false;
+  }
+  int overflow = 0;
+  const int64_t given = PyLong_AsLongLongAndOverflow(object, &overflow);
+  *padding_idx = given < 0 ? given + num_embeddings : given;
+  return overflow == 0 && *padding_idx >= 0 && *padding_idx < num_embeddings;
+}
+
+}  // namespace
+
+PyObject* embedding(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  if (count != 3 || !is_plain_call() || !is_plain(arguments[0]) || !is_plain(arguments[1])) {
+    Py_RETURN_NOTIMPLEMENTED;
+  }
+  const Tensor& input = THPVariable_Unpack(arguments[0]);
+  const Tensor& weight = THPVariable_Unpack(arguments[1]);
+  int64_t padding_idx = -1;
+  if (!input.is_cpu() || !weight.is_cpu() || weight.dim() != 2 || !is_supported(weight) ||
+      (input.scalar_type() != at::kLong && input.scalar_type() != at::kInt) ||
+      !get_padding(arguments[2], weight.size(0), &padding_idx)) {
+    Py_RETURN_NOTIMPLEMENTED;
+  }
+  Tensor output;
+  try {
+    const pybind11::gil_scoped_release no_gil;
+    {
+      const at::AutoDispatchBelowADInplaceOrView guard;
+      output = from_handle(entries().embedding(to_handle(input), to_handle(weight), padding_idx));
+    }
+    attach(output, input, weight, padding_idx);
+  } catch (const std::out_of_range& error) {
+    PyErr_SetString(PyExc_IndexError, error.what());
+    return nullptr;
+  }
+  return THPVariable_Wrap(std::move(output));
+  END_HANDLE_TH_ERRORS
+}
+
+}  // namespace makemore_ext
+
+TORCH_LIBRARY_IMPL(makemore_ext, Autograd, library) {
+  library.impl("embedding", &makemore_ext::embedding_autograd);
+  library.impl("embedding_backward", &makemore_ext::embedding_backward_autograd);
+}

@@ -1,0 +1,24 @@
+// Tensors to and from the handles that csrc/ops takes and gives.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <torch/csrc/inductor/aoti_torch/utils.h>
+
+#include "../ops/entries.h"
+
+namespace makemore_ext {
+
+// What makemore_ext._C gave when this module was loaded.
+const Entries& entries();
+
+inline AtenTensorHandle to_handle(const at::Tensor& tensor) {
+  return torch::aot_inductor::new_tensor_handle(at::Tensor(tensor));
+}
+
+inline at::Tensor from_handle(AtenTensorHandle handle) {
+  const std::unique_ptr<at::Tensor> owned(
+      torch::aot_inductor::tensor_handle_to_tensor_pointer(handle));
+  return std::move(*owned);
+}
+
+}  // namespace makemore_ext

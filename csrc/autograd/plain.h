@@ -1,0 +1,46 @@
+// Whether a call is as plain as can be: tensors of a device and nothing around them. Then kernels
+// are called and nodes attached directly. Whatever else is at work – a transform of torch.func,
+// tracing, a subclass, a mode – goes through __torch_function__ and the dispatcher, as torch's own
+// functions do.
+#pragma once
+
+#include <ATen/PythonTorchFunctionTLS.h>
+#include <ATen/core/Tensor.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/python_variable.h>
+
+namespace makemore_ext {
+
+inline bool is_plain_context() {
+  const auto included = c10::impl::tls_local_dispatch_key_set().included_;
+  return c10::default_included_set.has_all(included);
+}
+
+inline bool is_plain(const at::Tensor& tensor) {
+  static const c10::DispatchKeySet allowed =
+      c10::DispatchKeySet({c10::DispatchKey::CPU, c10::DispatchKey::CUDA,
+                           c10::DispatchKey::AutogradCPU, c10::DispatchKey::AutogradCUDA,
+                           c10::DispatchKey::ADInplaceOrView}) |
+      c10::autocast_dispatch_keyset;
+  return allowed.has_all(tensor.key_set());
+}
+
+// Of an argument from Python: neither a subclass nor one with a forward-mode tangent.
+inline bool is_plain(PyObject* object) {
+  return THPVariable_CheckExact(object) && is_plain(THPVariable_Unpack(object)) &&
+         !torch::autograd::isFwGradDefined(THPVariable_Unpack(object));
+}
+
+// Whether there are kernels for its dtype.
+inline bool is_supported(const at::Tensor& tensor) {
+  const at::ScalarType dtype = tensor.scalar_type();
+  return dtype == at::kFloat || dtype == at::kDouble || dtype == at::kHalf ||
+         dtype == at::kBFloat16;
+}
+
+inline bool is_plain_call() {
+  return is_plain_context() && !at::impl::torch_function_mode_enabled();
+}
+
+}  // namespace makemore_ext
