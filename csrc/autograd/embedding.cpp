@@ -3,6 +3,7 @@
 // gradient.
 #include "embedding.h"
 
+#include <ATen/record_function.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
@@ -185,6 +186,7 @@ PyObject* embedding(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
       !get_padding(arguments[2], weight.size(0), &padding_idx)) {
     Py_RETURN_NOTIMPLEMENTED;
   }
+  RECORD_FUNCTION("makemore_ext::embedding", c10::ArrayRef<const c10::IValue>{});
   Tensor output;
   try {
     const pybind11::gil_scoped_release no_gil;

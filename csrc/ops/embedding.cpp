@@ -72,12 +72,13 @@ Tensor embedding(const Tensor& input, const Tensor& weight, int64_t padding_idx)
   check_padding(padding_idx, weight.size(0));
   const Tensor indices = check_indices(input);
   const int64_t tokens = indices.numel();
-  Tensor output = allocate(weight, output_sizes(input, weight.size(1)));
+  Tensor output;
   with_floating_type(weight.scalar_type(), "weight", [&](auto zero) {
     using T = decltype(zero);
     on_device_of(
         weight,
         [&] {
+          output = allocate(weight, output_sizes(input, weight.size(1)));
           const Matrix<T> result{mutable_data<T>(output), tokens, weight.size(1), weight.size(1),
                                  1};
           cpu::kernels<cpu::EmbeddingKernels<T>>().forward(

@@ -45,6 +45,11 @@ def check_device(name: str, device: torch.device) -> None:
         )
 
 
+def batch_first(tensor: Tensor, dim: int | None, size: int) -> Tensor:
+    """[size, ...] of what torch.func.vmap maps over `dim`, or has once for all."""
+    return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+
+
 def checks_cuda_indices() -> bool:
     """Whether MAKEMORE_EXT_CHECK=1 asks to look at indices on a CUDA device, and to wait for it."""
     return os.environ.get("MAKEMORE_EXT_CHECK") == "1"

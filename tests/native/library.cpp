@@ -55,7 +55,9 @@ extern "C" [[gnu::visibility("default")]] void plain_batch_norm(
     int64_t outer, int64_t channels, int64_t inner, bool training, double correction, double eps,
     int64_t activation, double* statistics, double* y, double* dx, double* dweight, double* dbias) {
   const ChannelShape shape{outer, channels, inner};
-  const auto view = [&](auto* data) { return ChannelView{data, channels * inner, inner, 1}; };
+  const auto view = [&]<typename T>(T* data) {
+    return ChannelView<T>{data, channels * inner, inner, 1};
+  };
   const BatchNormArguments<double> arguments{
       shape, view(x), weight, bias, training, correction, eps, static_cast<Activation>(activation)};
   const BatchNormGradients<double> gradients{view(grad_output), view(static_cast<const double*>(y)),

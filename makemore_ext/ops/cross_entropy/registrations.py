@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from makemore_ext.ops.cross_entropy.options import MEAN, Options, class_dim
-from makemore_ext.ops.tensors import compute_dtype
+from makemore_ext.ops.tensors import batch_first, compute_dtype
 
 # ---- shapes, for torch.compile and export ----
 
@@ -56,13 +56,9 @@ def _(gradient: Tensor, factor: Tensor) -> None:
 # ---- batching, for torch.func.vmap: the batch becomes more rows ----
 
 
-def _batch_first(tensor: Tensor, dim: int | None, size: int) -> Tensor:
-    return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-
-
 def _fold(tensor: Tensor, dim: int | None, size: int, vector: bool) -> Tensor:
     """[B, N, ...] as [B N, ...], or [B, ...] where a sample is one row without dimension N."""
-    batch = _batch_first(tensor, dim, size)
+    batch = batch_first(tensor, dim, size)
     return batch if vector else batch.reshape(-1, *batch.shape[2:])
 
 
@@ -85,7 +81,7 @@ def _(info: Any, in_dims: tuple, *arguments: Any) -> tuple[tuple, tuple]:
         results = _loop(operator, size, in_dims, arguments)
         return tuple(torch.stack(column) for column in zip(*results, strict=True)), (0, 0, 0)
 
-    logits = _batch_first(input, in_dims[0], size)
+    logits = batch_first(input, in_dims[0], size)
     vector = logits.dim() == 2
     folded_target = _fold(target, in_dims[1], size, vector)
     folded = operator(
@@ -115,18 +111,18 @@ def _(info: Any, in_dims: tuple, *arguments: Any) -> tuple[Tensor, int]:
     if in_dims[4] is not None:
         return torch.stack(_loop(operator, size, in_dims, arguments)), 0
 
-    logits = _batch_first(input, in_dims[2], size)
+    logits = batch_first(input, in_dims[2], size)
     vector = logits.dim() == 2
     rows = _row_shape(logits[0])
-    upstream = _batch_first(grad_output, in_dims[0], size)
+    upstream = batch_first(grad_output, in_dims[0], size)
     if options.reduction != 0:
         if options.reduction == MEAN:
-            upstream = upstream / _batch_first(total, in_dims[6], size)
+            upstream = upstream / batch_first(total, in_dims[6], size)
         upstream = upstream.view(size, *([1] * len(rows))).expand(size, *rows)
     rows_shape = [size] if vector else [size * rows[0], *rows[1:]]
     lse_upstream = None
     if grad_lse is not None:
-        lse_upstream = _batch_first(grad_lse, in_dims[1], size).reshape(rows_shape)
+        lse_upstream = batch_first(grad_lse, in_dims[1], size).reshape(rows_shape)
     moved = statistics.unsqueeze(1) if in_dims[5] is None else statistics.movedim(in_dims[5], 1)
     gradient = operator(
         upstream.to(grad_output.dtype).reshape(rows_shape),

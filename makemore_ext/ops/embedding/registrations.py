@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from makemore_ext.ops.tensors import batch_first
+
 
 @torch.library.register_fake("makemore_ext::embedding")
 def _(input: Tensor, weight: Tensor, padding_idx: int = -1) -> Tensor:
@@ -17,10 +19,6 @@ def _(grad_output: Tensor, input: Tensor, num_embeddings: int, padding_idx: int 
 
 
 # ---- batching, for torch.func.vmap: the tables of a batch become one, its indices count in it ----
-
-
-def _batch_first(tensor: Tensor, dim: int | None, size: int) -> Tensor:
-    return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
 
 def _in_one_table(input: Tensor, rows: int) -> Tensor:
@@ -41,7 +39,7 @@ def _(
     if padding_idx >= 0:  # one row of each table, where the operator knows one alone
         is_padding = torch.arange(rows, device=weight.device) == padding_idx
         tables = torch.where(is_padding[:, None], tables.detach(), tables)
-    indices = _in_one_table(_batch_first(input, in_dims[0], info.batch_size), rows)
+    indices = _in_one_table(batch_first(input, in_dims[0], info.batch_size), rows)
     return operator(indices, tables.flatten(0, 1), -1), 0
 
 
@@ -55,8 +53,8 @@ def _(
     padding_idx: int = -1,
 ) -> tuple[Tensor, int]:
     size = info.batch_size
-    indices = _batch_first(input, in_dims[1], size)
-    grads = _batch_first(grad_output, in_dims[0], size)
+    indices = batch_first(input, in_dims[1], size)
+    grads = batch_first(grad_output, in_dims[0], size)
     if padding_idx >= 0:
         grads = grads.masked_fill((indices == padding_idx).unsqueeze(-1), 0)
     tables = torch.ops.makemore_ext.embedding_backward.default(

@@ -262,6 +262,12 @@ def test_an_index_changed_before_backward_is_noticed():
         output.sum().backward()
 
 
+def test_the_profiler_sees_it():
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        mx.embedding(INPUT, WEIGHT)
+    assert "makemore_ext::embedding" in {event.key for event in profile.key_averages()}
+
+
 @needs_native
 @pytest.mark.parametrize("requires_grad", [True, False])
 def test_opcheck(requires_grad):
