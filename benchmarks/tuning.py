@@ -25,6 +25,8 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 DTYPES = ("float32", "bfloat16")
+# Results below 32 MiB in memory that glibc keeps: page faults would hide what is measured.
+REUSED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 MEASURE = """
 import json, sys, torch
 from makemore_ext.bench import OPERATIONS, interleaved
@@ -67,7 +69,7 @@ def build(file: Path, name: str, value: str | None) -> Path:
 
 def measure(copy: Path, cases: list[str]) -> dict[str, float]:
     """Seconds of each case."""
-    environment = {**os.environ, "PYTHONPATH": str(copy)}
+    environment = {**os.environ, **REUSED_MEMORY, "PYTHONPATH": str(copy)}
     command = [sys.executable, "-c", MEASURE, *cases]
     return json.loads(subprocess.check_output(command, cwd=copy, env=environment, text=True))
 
