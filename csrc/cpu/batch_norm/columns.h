@@ -18,7 +18,7 @@
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 
 // Rows whose sums are taken together: few, as rows a power of two apart share the places of a
-// cache.
+// cache. 8 and 32 measured the same within the noise (benchmarks/tuning.py).
 inline constexpr int64_t kChunkRows = 16;
 
 // Rows of neighbouring columns, in any view of the call.
@@ -50,6 +50,8 @@ struct ColumnGrid {
   template <typename T>
   static ColumnGrid of(const ChannelShape& shape) {
     constexpr int64_t kOnePieceRows = 1024;
+    // 64 KiB of floats: input, gradient and result fit the second-level cache. Half of it was
+    // slower at 256x200, twice of it as fast (benchmarks/tuning.py).
     constexpr int64_t kOnePieceElements = 16384;
     constexpr int64_t kNarrowest = 128 / sizeof(T);  // two cache lines
     constexpr int64_t kWidest = 4096;
