@@ -1,7 +1,9 @@
-"""Builds the native half, makemore_ext._C. Everything else about the package is in pyproject.toml.
+"""Builds the native half. Everything else about the package is in pyproject.toml.
 
-The CPU kernels (csrc/cpu/*/*.cpp) are compiled once for each instruction set, the CUDA kernels
-(csrc/cuda/*/*.cu) once for all architectures where there is an nvcc, the rest once.
+makemore_ext._C, on torch's stable ABI, holds the kernels and operators: those of the CPU
+(csrc/cpu/*/*.cpp) are compiled once for each instruction set, those of CUDA (csrc/cuda/*/*.cu) once
+for all architectures where there is an nvcc, the rest once. makemore_ext._autograd (csrc/autograd)
+holds derivatives, on the C++ API of the torch that is there.
 Ninja runs the compilers, says how far it is, and compiles again only what a change touches.
 
 MAKEMORE_EXT_CUDA=0 leaves CUDA out, =1 makes its absence an error. TORCH_CUDA_ARCH_LIST names other
@@ -239,9 +241,9 @@ def compile_commands(plan: dict[str, tuple[str, str]]) -> str:
 
 
 class BuildObjects(build_ext):
-    """Has ninja compile every object, then links them."""
+    """Has ninja compile every object, then links those of each module."""
 
-    def build_extension(self, extension: Extension) -> None:
+    def build_extensions(self) -> None:
         jobs = count_jobs()
         cuda = find_cuda()
         plan = plan_objects(cuda)
@@ -255,14 +257,14 @@ class BuildObjects(build_ext):
         if subprocess.run(command, env={**os.environ, **status}).returncode != 0:
             raise SystemExit("makemore_ext was not built: a compiler failed, see above")
         autograd = [target for target in plan if target.startswith(f"{BUILD}/_autograd/")]
-        if extension.name == "makemore_ext._autograd":
-            extension.extra_objects = extension.depends = autograd
-        else:
-            extension.extra_objects = extension.depends = [*plan.keys() - autograd]
-            if cuda:
-                extension.extra_objects = [*extension.extra_objects, str(cuda.runtime)]
+        others = [target for target in plan if target not in autograd]
+        for extension in self.extensions:
+            is_autograd = extension.name == "makemore_ext._autograd"
+            extension.extra_objects = extension.depends = autograd if is_autograd else others
+            if cuda and not is_autograd:
+                extension.extra_objects = [*others, str(cuda.runtime)]
                 extension.extra_link_args += ["-Wl,--exclude-libs,ALL", "-ldl", "-lrt"]
-        super().build_extension(extension)
+        super().build_extensions()
 
 
 def long_description() -> str:

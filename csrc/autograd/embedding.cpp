@@ -45,10 +45,8 @@ const auto& backward_operator() {
 // The transpose of embedding_backward: grad [V, D] looked up, and 0 where that passed nothing on.
 Tensor transposed(const Tensor& grad, const Tensor& input, const SymInt& padding_idx) {
   const Tensor rows = forward_operator().call(input, grad, -1);
-  if (padding_idx.guard_int(__FILE__, __LINE__) < 0) {
-    return rows;
-  }
-  return rows.masked_fill(input.eq(padding_idx.guard_int(__FILE__, __LINE__)).unsqueeze(-1), 0);
+  const int64_t padding = padding_idx.guard_int(__FILE__, __LINE__);
+  return padding < 0 ? rows : rows.masked_fill(input.eq(padding).unsqueeze(-1), 0);
 }
 
 // What either direction saves: the indices, and what the operators are told beside them.

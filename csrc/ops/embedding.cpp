@@ -35,7 +35,7 @@ namespace {
 }
 
 // As the kernels take them: int64, side by side.
-Tensor check_indices(const Tensor& input) {
+Tensor dense_indices(const Tensor& input) {
   const ScalarType dtype = input.scalar_type();
   STD_TORCH_CHECK(dtype == ScalarType::Long || dtype == ScalarType::Int,
                   "input must be int32 or int64, got ", dtype_name(dtype));
@@ -70,7 +70,7 @@ Tensor embedding(const Tensor& input, const Tensor& weight, int64_t padding_idx)
   check_dim(weight, 2, "weight");
   check_device(input, weight, "input");
   check_padding(padding_idx, weight.size(0));
-  const Tensor indices = check_indices(input);
+  const Tensor indices = dense_indices(input);
   const int64_t tokens = indices.numel();
   Tensor output;
   with_floating_type(weight.scalar_type(), "weight", [&](auto zero) {
@@ -98,7 +98,7 @@ Tensor embedding_backward(const Tensor& grad_output, const Tensor& input, int64_
   check_device(input, grad_output, "input");
   STD_TORCH_CHECK(num_embeddings >= 0, "num_embeddings must not be negative, got ", num_embeddings);
   check_padding(padding_idx, num_embeddings);
-  const Tensor indices = check_indices(input);
+  const Tensor indices = dense_indices(input);
   const Tensor dense = grad_output.dim() == 2 ? grad_output : make_contiguous(grad_output);
   const int64_t tokens = indices.numel();
   Tensor grad_weight = allocate(grad_output, {num_embeddings, features});

@@ -49,20 +49,8 @@ const char* dtype_name(ScalarType dtype);
 std::string device_name(const Tensor& tensor);
 std::string as_list(Sizes sizes);
 
-// Calls function with a value of the C++ type that `dtype` stands for: float or double,
-template <typename Function>
-auto with_wide_type(ScalarType dtype, const char* name, const Function& function) {
-  switch (dtype) {
-    case ScalarType::Float:
-      return function(float{});
-    case ScalarType::Double:
-      return function(double{});
-    default:
-      STD_TORCH_CHECK(false, name, " must be float32 or float64, got ", dtype_name(dtype));
-  }
-}
-
-// or any of the four that there are kernels for.
+// Calls function with a value of the C++ type that `dtype` stands for, of the four that there are
+// kernels for.
 template <typename Function>
 auto with_floating_type(ScalarType dtype, const char* name, const Function& function) {
   switch (dtype) {
@@ -214,10 +202,6 @@ const T* const_data(const OptionalTensor& tensor) {
 template <typename T>
 T* mutable_data(const OptionalTensor& tensor) {
   return tensor ? mutable_data<T>(*tensor) : nullptr;
-}
-
-inline Vector<const int64_t> index_vector(const Tensor& tensor) {
-  return {const_data<int64_t>(tensor), tensor.stride(0)};
 }
 
 inline Tensor make_contiguous(const Tensor& tensor) {

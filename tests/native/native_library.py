@@ -19,13 +19,11 @@ import makemore_ext
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "tests/native/library.cpp"
-KERNEL_BUILDS = {"default": "baseline"}  # of setup.py, by name of the capability where it differs
 
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    capability = makemore_ext.build_info()["cpu_capability"]
-    capability = KERNEL_BUILDS.get(capability, capability)
+    capability = makemore_ext.build_info()["cpu_capability"].replace("default", "baseline")
     setup, setuptools.setup = setuptools.setup, lambda **_: None
     try:
         build = runpy.run_path(str(ROOT / "setup.py"))

@@ -37,22 +37,24 @@ struct PlainRow {
 
   // sum_c v_c (lse - x_c) + z lse^2
   double loss() const {
-    double result = lse_square_scale * lse() * lse();
+    const double lse = this->lse();
+    double result = lse_square_scale * lse * lse;
     for (int64_t c = 0; c < classes; ++c) {
-      result += share(c) == 0 ? 0.0 : share(c) * (lse() - x[c]);
+      result += share(c) == 0 ? 0.0 : share(c) * (lse - x[c]);
     }
     return result;
   }
 
   // dx_c = (u A + 2 u z lse + g) p_c - u v_c, from the gradients u of the loss and g of lse
   void gradient(double grad_loss, double grad_lse, double* dx) const {
+    const double lse = this->lse();
     double mass = 0;
     for (int64_t c = 0; c < classes; ++c) {
       mass += share(c);
     }
-    const double on_softmax = grad_loss * (mass + 2 * lse_square_scale * lse()) + grad_lse;
+    const double on_softmax = grad_loss * (mass + 2 * lse_square_scale * lse) + grad_lse;
     for (int64_t c = 0; c < classes; ++c) {
-      dx[c] = on_softmax * std::exp(x[c] - lse()) - grad_loss * share(c);
+      dx[c] = on_softmax * std::exp(x[c] - lse) - grad_loss * share(c);
     }
   }
 };
