@@ -5,8 +5,8 @@
 STABLE_TORCH_LIBRARY(makemore_ext, library) {
   library.def(
       "cross_entropy_forward(Tensor input, Tensor target, Tensor? weight, int reduction, "
-      "int ignore_index, float label_smoothing, float lse_square_scale) "
-      "-> (Tensor loss, Tensor statistics, Tensor total_weight)");
+      "int ignore_index, float label_smoothing, float lse_square_scale, bool return_lse=False) "
+      "-> (Tensor loss, Tensor statistics, Tensor total_weight, Tensor lse)");
   library.def(
       "cross_entropy_forward_with_gradient(Tensor input, Tensor target, Tensor? weight, "
       "int reduction, int ignore_index, float label_smoothing, float lse_square_scale) "

@@ -130,6 +130,16 @@ class Problem {
   JoinedRows rows_;
 };
 
+// Of every row, from the statistics: max + log_sum.
+Tensor log_sum_exp(const Tensor& statistics, const Tensor& input) {
+  std::array<StableIValue, 1> stack{
+      torch::stable::detail::from(torch::stable::select(statistics, 0, 1))};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::log", "", stack.data(), TORCH_ABI_VERSION));
+  const Tensor log_sum = torch::stable::detail::to<Tensor>(stack[0]);
+  const Tensor lse = torch::stable::subtract(torch::stable::select(statistics, 0, 0), log_sum, -1);
+  return torch::stable::to(lse, compute_dtype(input));
+}
+
 struct Forward {
   Tensor loss;
   OptionalTensor statistics;
@@ -172,15 +182,15 @@ Forward forward(const Problem& problem, const Tensor& input, const Options& opti
   return result;
 }
 
-std::tuple<Tensor, Tensor, Tensor> cross_entropy_forward(const Tensor& input, const Tensor& target,
-                                                         const OptionalTensor& weight,
-                                                         int64_t reduction, int64_t ignore_index,
-                                                         double label_smoothing,
-                                                         double lse_square_scale) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_forward(
+    const Tensor& input, const Tensor& target, const OptionalTensor& weight, int64_t reduction,
+    int64_t ignore_index, double label_smoothing, double lse_square_scale, bool return_lse) {
   const Options options{reduction, ignore_index, label_smoothing, lse_square_scale};
   const Problem problem(input, target, weight, options, GradientMemory::none);
-  Forward result = forward(problem, input, options, true);
-  return {result.loss, *result.statistics, *result.total_weight};
+  const Forward result = forward(problem, input, options, true);
+  return {result.loss, *result.statistics, *result.total_weight,
+          return_lse ? log_sum_exp(*result.statistics, input)
+                     : allocate(input, {0}, compute_dtype(input))};
 }
 
 std::tuple<Tensor, Tensor> cross_entropy_forward_with_gradient(

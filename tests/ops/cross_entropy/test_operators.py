@@ -29,7 +29,7 @@ def test_opcheck(shape, reduction, dtype):
     options = (reduction, *OPTIONS[1:])
     forward = operators.cross_entropy_forward.default
     torch.library.opcheck(forward, (input, target, None, *options))
-    loss, statistics, total = forward(input, target, None, *options)
+    loss, statistics, total, _ = forward(input, target, None, *options)
     backward = (torch.ones_like(loss), None, input, target, None, statistics, total, *options)
     torch.library.opcheck(operators.cross_entropy_backward.default, backward)
     torch.library.opcheck(operators.cross_entropy_backward_.default, backward)
@@ -45,7 +45,7 @@ def test_the_strides_that_tracing_expects(shape, layout):
     input, target = layout(logits(shape, torch.float32)), indices(shape)
     options = (1, *OPTIONS[1:])
     check = {"test_utils": "test_faketensor"}
-    loss, statistics, total = operators.cross_entropy_forward(input, target, None, *options)
+    loss, statistics, total, _ = operators.cross_entropy_forward(input, target, None, *options)
     backward = (torch.ones_like(loss), None, input, target, None, statistics, total, *options)
     torch.library.opcheck(operators.cross_entropy_backward.default, backward, **check)
     with_gradient = operators.cross_entropy_forward_with_gradient.default
