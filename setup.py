@@ -196,7 +196,8 @@ def plan_objects(cuda: Cuda | None) -> dict[str, tuple[str, str]]:
         add(capability, kernels, [*common, f"-DMAKEMORE_EXT_CAPABILITY={capability}", *flags])
     if cuda:
         architectures = " ".join(cuda.architectures)
-        stable.append(f'-DMAKEMORE_EXT_CUDA="{architectures}"')
+        for flags in (stable, extension):
+            flags.append(f'-DMAKEMORE_EXT_CUDA="{architectures}"')
         # A folder for each choice of architectures: another one leaves these objects alone.
         add(architectures.replace(" ", "_"), Path("csrc/cuda").glob("*/*.cu"), cuda.command())
     once = [

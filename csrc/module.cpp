@@ -98,8 +98,11 @@ PYBIND11_MODULE(_C, module) {
 #else
   module.attr("cuda_architectures") = "";
 #endif
-  static const makemore_ext::Entries entries{makemore_ext::embedding_entry,
-                                             makemore_ext::embedding_backward_entry};
+  using namespace makemore_ext;
+  static const Entries entries{cross_entropy_entry,       cross_entropy_backward_entry,
+                               cross_entropy_scale_entry, batch_norm_entry,
+                               batch_norm_backward_entry, embedding_entry,
+                               embedding_backward_entry};
   module.attr("_entries") = pybind11::capsule(&entries, "makemore_ext._C._entries");
   makemore_ext::FusedMLP<float>::declare(module, "FusedMLPFloat");
   makemore_ext::FusedMLP<double>::declare(module, "FusedMLPDouble");

@@ -4,29 +4,16 @@
 #include "embedding.h"
 
 #include <ATen/record_function.h>
-#include <torch/csrc/autograd/function.h>
-#include <torch/csrc/autograd/functions/utils.h>
-#include <torch/csrc/autograd/saved_variable.h>
-#include <torch/csrc/dynamo/compiled_autograd.h>
 #include <torch/library.h>
 
 #include "handles.h"
-#include "plain.h"
+#include "nodes.h"
+#include "python_arguments.h"
 
 namespace makemore_ext {
 namespace {
 
-using at::Tensor;
 using c10::SymInt;
-using torch::autograd::collect_next_edges;
-using torch::autograd::compute_requires_grad;
-using torch::autograd::isFwGradDefined;
-using torch::autograd::Node;
-using torch::autograd::SavedVariable;
-using torch::autograd::set_history;
-using torch::autograd::variable_list;
-using torch::dynamo::autograd::CompiledNodeArgs;
-using torch::dynamo::autograd::SwapSavedVariables;
 
 const auto& forward_operator() {
   static const auto found = c10::Dispatcher::singleton()
@@ -50,7 +37,8 @@ Tensor transposed(const Tensor& grad, const Tensor& input, const SymInt& padding
 }
 
 // What either direction saves: the indices, and what the operators are told beside them.
-struct EmbeddingNode : Node {
+template <typename Derived>
+struct EmbeddingNode : NodeOf<Derived> {
   SavedVariable input;
   SymInt num_embeddings, padding_idx;
 
@@ -59,37 +47,23 @@ struct EmbeddingNode : Node {
         num_embeddings(std::move(num_embeddings)),
         padding_idx(std::move(padding_idx)) {}
 
-  void release_variables() override { input.reset_data(); }
-
-  // For compiled autograd.
-  void compiled_args(CompiledNodeArgs& arguments) const override {
-    arguments.collect(input, false);
-    arguments.collect(num_embeddings);
-    arguments.collect(padding_idx);
-  }
-  variable_list apply_with_saved(const variable_list& grads, SwapSavedVariables& saved) override {
-    saved.before(input);
-    saved.before(num_embeddings);
-    saved.before(padding_idx);
-    variable_list result = apply(variable_list(grads));
-    saved.after(input);
-    saved.after(num_embeddings);
-    saved.after(padding_idx);
-    return result;
+  template <typename Self>
+  static auto members(Self& self) {
+    return std::tie(self.input, self.num_embeddings, self.padding_idx);
   }
 };
 
-struct EmbeddingBackward : EmbeddingNode {
+struct EmbeddingBackward : EmbeddingNode<EmbeddingBackward> {
   using EmbeddingNode::EmbeddingNode;
 
   std::string name() const override { return "EmbeddingBackward"; }
+
   variable_list apply(variable_list&& grads) override {
     if (!grads[0].defined()) {
       return {Tensor()};
     }
     const Tensor indices = input.unpack();
-    if (at::GradMode::is_enabled() || !is_plain_context() || !is_plain(grads[0]) ||
-        !is_plain(indices)) {
+    if (!is_plain_backward(grads[0], indices)) {
       return {backward_operator().call(grads[0], indices, num_embeddings, padding_idx)};
     }
     const at::AutoDispatchBelowADInplaceOrView guard;
@@ -99,10 +73,11 @@ struct EmbeddingBackward : EmbeddingNode {
   }
 };
 
-struct EmbeddingBackwardBackward : EmbeddingNode {
+struct EmbeddingBackwardBackward : EmbeddingNode<EmbeddingBackwardBackward> {
   using EmbeddingNode::EmbeddingNode;
 
   std::string name() const override { return "EmbeddingBackwardBackward"; }
+
   variable_list apply(variable_list&& grads) override {
     return {grads[0].defined() ? transposed(grads[0], input.unpack(), padding_idx) : Tensor()};
   }
@@ -126,9 +101,8 @@ Tensor embedding_autograd(c10::DispatchKeySet keys, const Tensor& input, const T
                                          padding_idx);
   }();
   attach(output, input, weight, padding_idx);
-  if (isFwGradDefined(weight)) {
-    const Tensor tangent = forward_operator().call(input, weight._fw_grad(0), padding_idx);
-    output._set_fw_grad(tangent, 0, false);
+  if (any_has_tangent({weight})) {
+    set_tangent(output, forward_operator().call(input, tangent_of(weight), padding_idx));
   }
   return output;
 }
@@ -146,42 +120,37 @@ Tensor embedding_backward_autograd(c10::DispatchKeySet keys, const Tensor& grad_
     node->set_next_edges(collect_next_edges(grad_output));
     set_history(grad_weight, node);
   }
-  if (isFwGradDefined(grad_output)) {
-    const Tensor tangent =
-        backward_operator().call(grad_output._fw_grad(0), input, num_embeddings, padding_idx);
-    grad_weight._set_fw_grad(tangent, 0, false);
+  if (any_has_tangent({grad_output})) {
+    set_tangent(grad_weight, backward_operator().call(tangent_of(grad_output), input,
+                                                      num_embeddings, padding_idx));
   }
   return grad_weight;
 }
 
 // As torch has it: a negative one counts from the end. False where it is none of the table's.
-bool get_padding(PyObject* object, int64_t num_embeddings, int64_t* padding_idx) {
+bool read_padding(PyObject* object, int64_t num_embeddings, int64_t* padding_idx) {
   if (object == Py_None) {
     *padding_idx = -1;
     return true;
   }
-  if (!PyLong_CheckExact(object)) {
+  if (!read(object, padding_idx)) {
     return false;
   }
-  int overflow = 0;
-  const int64_t given = PyLong_AsLongLongAndOverflow(object, &overflow);
-  *padding_idx = given < 0 ? given + num_embeddings : given;
-  return overflow == 0 && *padding_idx >= 0 && *padding_idx < num_embeddings;
+  *padding_idx += *padding_idx < 0 ? num_embeddings : 0;
+  return *padding_idx >= 0 && *padding_idx < num_embeddings;
 }
 
 }  // namespace
 
 PyObject* embedding(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   HANDLE_TH_ERRORS
-  if (count != 3 || !is_plain_call() || !is_plain(arguments[0]) || !is_plain(arguments[1])) {
-    Py_RETURN_NOTIMPLEMENTED;
-  }
-  const Tensor& input = THPVariable_Unpack(arguments[0]);
-  const Tensor& weight = THPVariable_Unpack(arguments[1]);
+  Tensor input, weight;
   int64_t padding_idx = -1;
-  if (!input.is_cpu() || !weight.is_cpu() || weight.dim() != 2 || !is_supported(weight) ||
+  if (count != 3 || !is_plain_call() || !read(arguments[0], &input) ||
+      !read(arguments[1], &weight) || !input.is_cpu() || !weight.is_cpu() || weight.dim() != 2 ||
+      !is_supported(weight) ||
       (input.scalar_type() != at::kLong && input.scalar_type() != at::kInt) ||
-      !get_padding(arguments[2], weight.size(0), &padding_idx)) {
+      !read_padding(arguments[2], weight.size(0), &padding_idx)) {
     Py_RETURN_NOTIMPLEMENTED;
   }
   RECORD_FUNCTION("makemore_ext::embedding", c10::ArrayRef<const c10::IValue>{});

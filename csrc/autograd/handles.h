@@ -11,11 +11,15 @@ namespace makemore_ext {
 // What makemore_ext._C gave when this module was loaded.
 const Entries& entries();
 
+// Null for an undefined tensor, and back.
 inline AtenTensorHandle to_handle(const at::Tensor& tensor) {
-  return torch::aot_inductor::new_tensor_handle(at::Tensor(tensor));
+  return tensor.defined() ? torch::aot_inductor::new_tensor_handle(at::Tensor(tensor)) : nullptr;
 }
 
 inline at::Tensor from_handle(AtenTensorHandle handle) {
+  if (handle == nullptr) {
+    return {};
+  }
   const std::unique_ptr<at::Tensor> owned(
       torch::aot_inductor::tensor_handle_to_tensor_pointer(handle));
   return std::move(*owned);

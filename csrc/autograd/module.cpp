@@ -3,6 +3,8 @@
 // against, and needs makemore_ext._C loaded before.
 #include <torch/csrc/python_headers.h>
 
+#include "batch_norm.h"
+#include "cross_entropy.h"
 #include "embedding.h"
 #include "handles.h"
 
@@ -17,7 +19,10 @@ PyMethodDef method(const char* name) {
           METH_FASTCALL, nullptr};
 }
 
-PyMethodDef methods[] = {method<embedding>("embedding"), {nullptr, nullptr, 0, nullptr}};
+PyMethodDef methods[] = {method<cross_entropy>("cross_entropy"),
+                         method<batch_norm>("batch_norm"),
+                         method<embedding>("embedding"),
+                         {nullptr, nullptr, 0, nullptr}};
 PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, "_autograd", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
 

@@ -23,7 +23,7 @@ inline bool is_plain(const at::Tensor& tensor) {
                            c10::DispatchKey::AutogradCPU, c10::DispatchKey::AutogradCUDA,
                            c10::DispatchKey::ADInplaceOrView}) |
       c10::autocast_dispatch_keyset;
-  return allowed.has_all(tensor.key_set());
+  return !tensor.defined() || allowed.has_all(tensor.key_set());
 }
 
 // Of an argument from Python: neither a subclass nor one with a forward-mode tangent.
@@ -32,15 +32,31 @@ inline bool is_plain(PyObject* object) {
          !torch::autograd::isFwGradDefined(THPVariable_Unpack(object));
 }
 
-// Whether there are kernels for its dtype.
-inline bool is_supported(const at::Tensor& tensor) {
-  const at::ScalarType dtype = tensor.scalar_type();
-  return dtype == at::kFloat || dtype == at::kDouble || dtype == at::kHalf ||
-         dtype == at::kBFloat16;
-}
-
 inline bool is_plain_call() {
   return is_plain_context() && !at::impl::torch_function_mode_enabled();
+}
+
+// Of a node's work: whether the kernel may be called with these.
+template <typename... Tensors>
+bool is_plain_backward(const Tensors&... tensors) {
+  return !at::GradMode::is_enabled() && is_plain_context() && (is_plain(tensors) && ...);
+}
+
+// Whether there are kernels for its dtype and device.
+inline bool is_supported(const at::Tensor& tensor) {
+  const at::ScalarType dtype = tensor.scalar_type();
+#ifdef MAKEMORE_EXT_CUDA
+  const bool has_kernels = tensor.is_cpu() || tensor.is_cuda();
+#else
+  const bool has_kernels = tensor.is_cpu();
+#endif
+  return has_kernels && (dtype == at::kFloat || dtype == at::kDouble || dtype == at::kHalf ||
+                         dtype == at::kBFloat16);
+}
+
+// What elements of this dtype are computed in: float32, or float64 for float64.
+inline at::ScalarType compute_dtype(const at::Tensor& tensor) {
+  return tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
 }  // namespace makemore_ext

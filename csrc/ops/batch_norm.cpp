@@ -14,17 +14,13 @@
 
 #include "../cpu/batch_norm/kernels.h"
 #include "channel_views.h"
+#include "entries.h"
 #include "tensors.h"
 
 namespace makemore_ext {
 namespace {
 
-struct Options {
-  bool training;
-  double correction;
-  double eps;
-  int64_t activation;
-};
+using Options = BatchNormOptions;
 
 // Of any floating dtype: read in evaluation, updated in training, unless there are none.
 struct Running {
@@ -300,6 +296,30 @@ void implement(Library& library) {
 }
 
 }  // namespace
+
+std::array<AtenTensorHandle, 2> batch_norm_entry(AtenTensorHandle input, AtenTensorHandle weight,
+                                                 AtenTensorHandle bias,
+                                                 AtenTensorHandle running_mean,
+                                                 AtenTensorHandle running_var, double momentum,
+                                                 const BatchNormOptions& options) {
+  const auto [output, statistics] =
+      forward(Tensor(input), take_handle(weight), take_handle(bias),
+              {take_handle(running_mean), take_handle(running_var), momentum}, options);
+  return {give_handle(output), give_handle(statistics)};
+}
+
+std::array<AtenTensorHandle, 3> batch_norm_backward_entry(
+    AtenTensorHandle grad_output, AtenTensorHandle input, AtenTensorHandle weight,
+    AtenTensorHandle output, AtenTensorHandle statistics, const BatchNormOptions& options,
+    bool needs_grad_input, bool needs_grad_parameters) {
+  const auto [grad_input, grad_weight, grad_bias] = batch_norm_backward(
+      Tensor(grad_output), Tensor(input), take_handle(weight), take_handle(output),
+      Tensor(statistics), options.training, options.correction, options.activation,
+      needs_grad_input, needs_grad_parameters);
+  return {needs_grad_input ? give_handle(grad_input) : nullptr,
+          needs_grad_parameters ? give_handle(grad_weight) : nullptr,
+          needs_grad_parameters ? give_handle(grad_bias) : nullptr};
+}
 
 MAKEMORE_EXT_ON_EVERY_DEVICE(implement)
 

@@ -12,20 +12,15 @@
 #include <vector>
 
 #include "../cpu/cross_entropy/kernels.h"
+#include "entries.h"
 #include "row_views.h"
 #include "tensors.h"
 
 namespace makemore_ext {
 namespace {
 
-struct Options {
-  int64_t reduction;
-  int64_t ignore_index;
-  double label_smoothing;
-  double lse_square_scale;
-
-  bool reduced() const { return reduction != static_cast<int64_t>(Reduction::none); }
-};
+using Options = CrossEntropyOptions;
+using Keeps = CrossEntropyKeeps;
 
 bool is_probabilities(const Tensor& target) {
   return target.scalar_type() != ScalarType::Long && target.scalar_type() != ScalarType::Byte;
@@ -314,6 +309,45 @@ void implement(Library& library) {
 }
 
 }  // namespace
+
+CrossEntropyResults cross_entropy_entry(AtenTensorHandle input, AtenTensorHandle target,
+                                        AtenTensorHandle weight, const CrossEntropyOptions& options,
+                                        CrossEntropyKeeps keeps, bool return_lse) {
+  const Tensor logits(input);
+  const Problem problem(logits, Tensor(target), take_handle(weight), options,
+                        keeps == Keeps::gradient ? GradientMemory::fresh : GradientMemory::none);
+  const bool keep_statistics = keeps == Keeps::statistics;
+  const Forward result = forward(problem, logits, options, keep_statistics || return_lse);
+  return {give_handle(result.loss), keep_statistics ? give_handle(result.statistics) : nullptr,
+          keep_statistics ? give_handle(result.total_weight) : nullptr,
+          return_lse ? give_handle(log_sum_exp(*result.statistics, logits)) : nullptr,
+          give_handle(problem.gradient())};
+}
+
+AtenTensorHandle cross_entropy_backward_entry(AtenTensorHandle grad_output,
+                                              AtenTensorHandle grad_lse, AtenTensorHandle input,
+                                              AtenTensorHandle target, AtenTensorHandle weight,
+                                              AtenTensorHandle statistics,
+                                              AtenTensorHandle total_weight,
+                                              const CrossEntropyOptions& options, bool in_place) {
+  const auto& [reduction, ignore_index, label_smoothing, lse_square_scale] = options;
+  const auto call = [&](const auto& function) {
+    Tensor logits(input);
+    return function(Tensor(grad_output), take_handle(grad_lse), logits, Tensor(target),
+                    take_handle(weight), Tensor(statistics), Tensor(total_weight), reduction,
+                    ignore_index, label_smoothing, lse_square_scale);
+  };
+  if (in_place) {
+    call(cross_entropy_backward_in_place);
+    return nullptr;
+  }
+  return give_handle(call(cross_entropy_backward));
+}
+
+void cross_entropy_scale_entry(AtenTensorHandle gradient, AtenTensorHandle factor) {
+  Tensor scaled(gradient);
+  cross_entropy_scale(scaled, Tensor(factor));
+}
 
 MAKEMORE_EXT_ON_EVERY_DEVICE(implement)
 

@@ -1,13 +1,61 @@
 // What the operators do, for csrc/autograd, which is built against torch's ordinary C++ API: plain
 // functions of tensor handles, as the dispatcher would box every argument. A handle that is given
-// is theirs to release, one that comes back is the caller's.
+// is theirs to release, one that comes back is the caller's; null stands for no tensor.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 
+#include <array>
 #include <cstdint>
 
 namespace makemore_ext {
+
+struct CrossEntropyOptions {
+  int64_t reduction;
+  int64_t ignore_index;
+  double label_smoothing;
+  double lse_square_scale;
+
+  bool reduced() const { return reduction != 0; }
+};
+
+// For backward: nothing, what it starts from, or the gradient itself.
+enum class CrossEntropyKeeps { nothing, statistics, gradient };
+
+struct CrossEntropyResults {
+  AtenTensorHandle loss, statistics, total_weight, lse, grad_input;
+};
+
+CrossEntropyResults cross_entropy_entry(AtenTensorHandle input, AtenTensorHandle target,
+                                        AtenTensorHandle weight, const CrossEntropyOptions& options,
+                                        CrossEntropyKeeps keeps, bool return_lse);
+// Null where the gradient took the memory of the input.
+AtenTensorHandle cross_entropy_backward_entry(AtenTensorHandle grad_output,
+                                              AtenTensorHandle grad_lse, AtenTensorHandle input,
+                                              AtenTensorHandle target, AtenTensorHandle weight,
+                                              AtenTensorHandle statistics,
+                                              AtenTensorHandle total_weight,
+                                              const CrossEntropyOptions& options, bool in_place);
+void cross_entropy_scale_entry(AtenTensorHandle gradient, AtenTensorHandle factor);
+
+struct BatchNormOptions {
+  bool training;
+  double correction;
+  double eps;
+  int64_t activation;
+};
+
+// Output and statistics.
+std::array<AtenTensorHandle, 2> batch_norm_entry(AtenTensorHandle input, AtenTensorHandle weight,
+                                                 AtenTensorHandle bias,
+                                                 AtenTensorHandle running_mean,
+                                                 AtenTensorHandle running_var, double momentum,
+                                                 const BatchNormOptions& options);
+// For input, weight and bias.
+std::array<AtenTensorHandle, 3> batch_norm_backward_entry(
+    AtenTensorHandle grad_output, AtenTensorHandle input, AtenTensorHandle weight,
+    AtenTensorHandle output, AtenTensorHandle statistics, const BatchNormOptions& options,
+    bool needs_grad_input, bool needs_grad_parameters);
 
 AtenTensorHandle embedding_entry(AtenTensorHandle input, AtenTensorHandle weight,
                                  int64_t padding_idx);
@@ -16,6 +64,11 @@ AtenTensorHandle embedding_backward_entry(AtenTensorHandle grad_output, AtenTens
 
 // All of them, by name: how one module gives them to the other.
 struct Entries {
+  decltype(&cross_entropy_entry) cross_entropy;
+  decltype(&cross_entropy_backward_entry) cross_entropy_backward;
+  decltype(&cross_entropy_scale_entry) cross_entropy_scale;
+  decltype(&batch_norm_entry) batch_norm;
+  decltype(&batch_norm_backward_entry) batch_norm_backward;
   decltype(&embedding_entry) embedding;
   decltype(&embedding_backward_entry) embedding_backward;
 };

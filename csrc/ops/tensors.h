@@ -225,6 +225,15 @@ inline AtenTensorHandle give_handle(const Tensor& tensor) {
   return result;
 }
 
+inline AtenTensorHandle give_handle(const OptionalTensor& tensor) {
+  return tensor ? give_handle(*tensor) : nullptr;
+}
+
+// The tensor of a handle that is ours, if there is one.
+inline OptionalTensor take_handle(AtenTensorHandle handle) {
+  return handle == nullptr ? std::nullopt : OptionalTensor(Tensor(handle));
+}
+
 // An uninitialised contiguous tensor on the device of `like`.
 Tensor allocate(const Tensor& like, Sizes size, ScalarType dtype);
 Tensor allocate(const Tensor& like, Sizes size);

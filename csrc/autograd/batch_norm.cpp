@@ -1,0 +1,341 @@
+// The derivatives of batch norm. Its gradients are the operator batch_norm_backward; tangents, and
+// the derivatives of that operator, are in makemore_ext/ops/batch_norm/formulas.py.
+#include "batch_norm.h"
+
+#include <ATen/record_function.h>
+#include <torch/library.h>
+
+#include "formulas.h"
+#include "handles.h"
+#include "nodes.h"
+#include "python_arguments.h"
+
+namespace makemore_ext {
+namespace {
+
+using Options = BatchNormOptions;
+using Forward = std::tuple<Tensor, Tensor>(const Tensor&, const OptionalTensor&,
+                                           const OptionalTensor&, const OptionalTensor&,
+                                           const OptionalTensor&, bool, double, double, int64_t);
+using ForwardAndUpdate = std::tuple<Tensor, Tensor>(const Tensor&, const OptionalTensor&,
+                                                    const OptionalTensor&, Tensor&, Tensor&, double,
+                                                    double, double, int64_t);
+using Backward = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&,
+                                                    const OptionalTensor&, const OptionalTensor&,
+                                                    const Tensor&, bool, double, int64_t, bool,
+                                                    bool);
+
+constexpr const char* kFormulas = "makemore_ext.ops.batch_norm.formulas";
+
+const auto& forward_operator() {
+  static const auto found = c10::Dispatcher::singleton()
+                                .findSchemaOrThrow("makemore_ext::batch_norm_forward", "")
+                                .typed<Forward>();
+  return found;
+}
+
+const auto& forward_and_update_operator() {
+  static const auto found =
+      c10::Dispatcher::singleton()
+          .findSchemaOrThrow("makemore_ext::batch_norm_forward_and_update", "")
+          .typed<ForwardAndUpdate>();
+  return found;
+}
+
+const auto& backward_operator() {
+  static const auto found = c10::Dispatcher::singleton()
+                                .findSchemaOrThrow("makemore_ext::batch_norm_backward", "")
+                                .typed<Backward>();
+  return found;
+}
+
+// What the formulas are told.
+auto as_tuple(const Options& options) {
+  return std::make_tuple(options.training, options.correction, options.activation);
+}
+
+// Of the output, for input, weight and bias. The output stands in for the argument of an
+// activation.
+struct BatchNormBackward : NodeOf<BatchNormBackward> {
+  SavedVariable input, weight, statistics;
+  SavedOutput output;
+  Options options{};
+
+  template <typename Self>
+  static auto members(Self& self) {
+    return std::tie(self.input, self.weight, self.statistics, self.output, self.options.training,
+                    self.options.correction, self.options.eps, self.options.activation);
+  }
+
+  std::string name() const override { return "BatchNormBackward"; }
+
+  variable_list apply(variable_list&& grads) override {
+    if (!grads[0].defined()) {
+      return variable_list(3);
+    }
+    const Tensor &grad_output = grads[0], input_ = input.unpack(),
+                 statistics_ = statistics.unpack();
+    const Tensor output_ = unpack_output(output);
+    Tensor weight_ = weight.unpack();
+    if (weight_.defined()) {
+      weight_ = weight_.to(compute_dtype(input_));
+    }
+    const bool needs_grad_input = task_should_compute_output(0);
+    const bool needs_grad_parameters =
+        task_should_compute_output(1) || task_should_compute_output(2);
+    if (is_plain_backward(grad_output, input_, weight_, output_, statistics_)) {
+      const at::AutoDispatchBelowADInplaceOrView guard;
+      const auto [grad_input, grad_weight, grad_bias] = entries().batch_norm_backward(
+          to_handle(grad_output), to_handle(input_), to_handle(weight_), to_handle(output_),
+          to_handle(statistics_), options, needs_grad_input, needs_grad_parameters);
+      return {from_handle(grad_input), from_handle(grad_weight), from_handle(grad_bias)};
+    }
+    auto [grad_input, grad_weight, grad_bias] = backward_operator().call(
+        grad_output, input_, optional(weight_), optional(output_), statistics_, options.training,
+        options.correction, options.activation, needs_grad_input, needs_grad_parameters);
+    return {needs_grad_input ? grad_input : Tensor(),
+            needs_grad_parameters ? grad_weight : Tensor(),
+            needs_grad_parameters ? grad_bias : Tensor()};
+  }
+};
+
+// Of batch_norm_backward, for grad_output, input, weight and output.
+struct BatchNormBackwardBackward : NodeOf<BatchNormBackwardBackward> {
+  SavedVariable grad_output, input, weight, output, statistics;
+  Options options{};
+
+  template <typename Self>
+  static auto members(Self& self) {
+    return std::tie(self.grad_output, self.input, self.weight, self.output, self.statistics,
+                    self.options.training, self.options.correction, self.options.eps,
+                    self.options.activation);
+  }
+
+  std::string name() const override { return "BatchNormBackwardBackward"; }
+
+  variable_list apply(variable_list&& grads) override {
+    if (!grads[0].defined() && !grads[1].defined() && !grads[2].defined()) {
+      return variable_list(4);
+    }
+    return call_formula(kFormulas, "second_gradients",
+                        {grads[0], grads[1], grads[2], grad_output.unpack(), input.unpack(),
+                         weight.unpack(), output.unpack(), statistics.unpack()},
+                        as_tuple(options));
+  }
+};
+
+void attach(const Tensor& output, const Tensor& statistics, const Tensor& input,
+            const Tensor& weight, const Tensor& bias, const Options& options) {
+  if (!compute_requires_grad(input, weight, bias)) {
+    return;
+  }
+  const auto node = c10::make_intrusive<BatchNormBackward>();
+  node->set_next_edges(collect_next_edges(input, weight, bias));
+  node->input = SavedVariable(input, false);
+  node->weight = SavedVariable(weight, false);
+  node->statistics = SavedVariable(statistics, false);
+  node->options = options;
+  set_history(output, node);
+  if (options.activation != 0) {
+    node->output = SavedOutput(output, true);
+  }
+}
+
+void derive(const Tensor& output, const Tensor& statistics, const Tensor& input,
+            const OptionalTensor& optional_weight, const OptionalTensor& optional_bias,
+            const Options& options) {
+  const Tensor weight = or_undefined(optional_weight), bias = or_undefined(optional_bias);
+  attach(output, statistics, input, weight, bias, options);
+  if (any_has_tangent({input, weight, bias})) {
+    const variable_list tangents =
+        call_formula(kFormulas, "tangent",
+                     {primal_of(input), primal_of(weight), output, statistics, tangent_of(input),
+                      tangent_of(weight), tangent_of(bias)},
+                     as_tuple(options));
+    set_tangent(output, tangents[0]);
+  }
+}
+
+std::tuple<Tensor, Tensor> batch_norm_forward_autograd(
+    c10::DispatchKeySet keys, const Tensor& input, const OptionalTensor& weight,
+    const OptionalTensor& bias, const OptionalTensor& running_mean,
+    const OptionalTensor& running_var, bool training, double correction, double eps,
+    int64_t activation) {
+  auto result = [&] {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return forward_operator().redispatch(keys & c10::after_autograd_keyset, input, weight, bias,
+                                         running_mean, running_var, training, correction, eps,
+                                         activation);
+  }();
+  derive(std::get<0>(result), std::get<1>(result), input, weight, bias,
+         {training, correction, eps, activation});
+  return result;
+}
+
+std::tuple<Tensor, Tensor> batch_norm_forward_and_update_autograd(
+    c10::DispatchKeySet keys, const Tensor& input, const OptionalTensor& weight,
+    const OptionalTensor& bias, Tensor& running_mean, Tensor& running_var, double momentum,
+    double correction, double eps, int64_t activation) {
+  auto result = [&] {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return forward_and_update_operator().redispatch(keys & c10::after_autograd_keyset, input,
+                                                    weight, bias, running_mean, running_var,
+                                                    momentum, correction, eps, activation);
+  }();
+  derive(std::get<0>(result), std::get<1>(result), input, weight, bias,
+         {true, correction, eps, activation});
+  return result;
+}
+
+std::tuple<Tensor, Tensor, Tensor> batch_norm_backward_autograd(
+    c10::DispatchKeySet keys, const Tensor& grad_output, const Tensor& input,
+    const OptionalTensor& optional_weight, const OptionalTensor& optional_output,
+    const Tensor& statistics, bool training, double correction, int64_t activation,
+    bool needs_grad_input, bool needs_grad_parameters) {
+  const Options options{training, correction, 0, activation};
+  const Tensor weight = or_undefined(optional_weight), output = or_undefined(optional_output);
+  auto result = [&] {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return backward_operator().redispatch(
+        keys & c10::after_autograd_keyset, grad_output, input, optional_weight, optional_output,
+        statistics, training, correction, activation, needs_grad_input, needs_grad_parameters);
+  }();
+  const auto& [grad_input, grad_weight, grad_bias] = result;
+  if (compute_requires_grad(grad_output, input, weight, output)) {
+    const auto node = c10::make_intrusive<BatchNormBackwardBackward>();
+    node->set_next_edges(collect_next_edges(grad_output, input, weight, output));
+    node->grad_output = SavedVariable(grad_output, false);
+    node->input = SavedVariable(input, false);
+    node->weight = SavedVariable(weight, false);
+    node->output = SavedVariable(output, false);
+    node->statistics = SavedVariable(statistics, false);
+    node->options = options;
+    set_history(
+        {needs_grad_input ? grad_input : Tensor(), needs_grad_parameters ? grad_weight : Tensor(),
+         needs_grad_parameters ? grad_bias : Tensor()},
+        node);
+  }
+  if (any_has_tangent({grad_output, input, weight, output})) {
+    const variable_list tangents = call_formula(
+        kFormulas, "second_tangents",
+        {primal_of(grad_output), primal_of(input), primal_of(weight), primal_of(output), statistics,
+         tangent_of(grad_output), tangent_of(input), tangent_of(weight), tangent_of(output)},
+        as_tuple(options));
+    if (needs_grad_input) {
+      set_tangent(grad_input, tangents[0]);
+    }
+    if (needs_grad_parameters) {
+      set_tangent(grad_weight, tangents[1]);
+      set_tangent(grad_bias, tangents[2]);
+    }
+  }
+  return result;
+}
+
+// The arguments of a call from Python.
+struct Call {
+  Tensor input, running_mean, running_var, weight, bias, num_batches_tracked;
+  double momentum = 0;
+  Options options{};
+
+  bool read_from(PyObject* const* arguments) {
+    int64_t correction = 0;
+    const bool are_read =
+        read(arguments[0], &input) && read_optional(arguments[1], &running_mean) &&
+        read_optional(arguments[2], &running_var) && read_optional(arguments[3], &weight) &&
+        read_optional(arguments[4], &bias) && read(arguments[5], &options.training) &&
+        read(arguments[6], &momentum) && read(arguments[7], &options.eps) &&
+        read(arguments[8], &correction) &&
+        (arguments[9] == Py_None ||
+         read_choice(arguments[9], {{"tanh", 1}, {"relu", 2}}, &options.activation)) &&
+        read_optional(arguments[10], &num_batches_tracked);
+    options.correction = static_cast<double>(correction);
+    return are_read;
+  }
+
+  bool is_vector(const Tensor& tensor) const {
+    return !tensor.defined() || (tensor.dim() == 1 && tensor.size(0) == input.size(1) &&
+                                 tensor.device() == input.device());
+  }
+
+  // Of weight, bias and running statistics: all of one dtype, the input's or float32 for a narrow
+  // one.
+  bool have_dtype(at::ScalarType dtype) const {
+    const auto has = [&](const Tensor& tensor) {
+      return !tensor.defined() || tensor.scalar_type() == dtype;
+    };
+    return has(running_mean) && has(running_var) && has(weight) && has(bias);
+  }
+
+  // Whether it is one of those that need no word of error.
+  bool is_served() const {
+    if (!is_supported(input) || input.dim() < 2 || input.size(1) == 0 || !is_vector(running_mean) ||
+        !is_vector(running_var) || !is_vector(weight) || !is_vector(bias) ||
+        !(have_dtype(input.scalar_type()) || have_dtype(compute_dtype(input)))) {
+      return false;
+    }
+    const auto& [training, correction, eps, activation] = options;
+    if (!(training ? eps > 0 : eps >= 0) || (correction != 0 && correction != 1) ||
+        (training && input.numel() == input.size(1))) {
+      return false;
+    }
+    return running_mean.defined() == running_var.defined() &&
+           (training || running_mean.defined()) &&
+           !compute_requires_grad(running_mean, running_var) &&
+           (!num_batches_tracked.defined() ||
+            (num_batches_tracked.is_cpu() && num_batches_tracked.scalar_type() == at::kLong &&
+             num_batches_tracked.dim() == 0));
+  }
+};
+
+Tensor in_compute_dtype(const Tensor& vector, const Tensor& input) {
+  return vector.defined() ? vector.to(compute_dtype(input)) : vector;
+}
+
+Tensor compute(const Call& call) {
+  const auto& [input, running_mean, running_var, weight, bias, num_batches_tracked, momentum,
+               options] = call;
+  Tensor output, statistics;
+  {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    const auto handles =
+        entries().batch_norm(to_handle(input), to_handle(in_compute_dtype(weight, input)),
+                             to_handle(in_compute_dtype(bias, input)), to_handle(running_mean),
+                             to_handle(running_var), momentum, options);
+    output = from_handle(handles[0]);
+    statistics = from_handle(handles[1]);
+  }
+  attach(output, statistics, input, weight, bias, options);
+  if (num_batches_tracked.defined()) {
+    *num_batches_tracked.mutable_data_ptr<int64_t>() += 1;
+    torch::autograd::impl::bump_version(num_batches_tracked);
+  }
+  return output;
+}
+
+}  // namespace
+
+PyObject* batch_norm(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  Call call;
+  if (count != 11 || !is_plain_call() || !call.read_from(arguments) || !call.is_served()) {
+    Py_RETURN_NOTIMPLEMENTED;
+  }
+  RECORD_FUNCTION("makemore_ext::batch_norm_forward", c10::ArrayRef<const c10::IValue>{});
+  Tensor output;
+  {
+    const pybind11::gil_scoped_release no_gil;
+    output = compute(call);
+  }
+  return THPVariable_Wrap(std::move(output));
+  END_HANDLE_TH_ERRORS
+}
+
+}  // namespace makemore_ext
+
+TORCH_LIBRARY_IMPL(makemore_ext, Autograd, library) {
+  library.impl("batch_norm_forward", &makemore_ext::batch_norm_forward_autograd);
+  library.impl("batch_norm_forward_and_update",
+               &makemore_ext::batch_norm_forward_and_update_autograd);
+  library.impl("batch_norm_backward", &makemore_ext::batch_norm_backward_autograd);
+}
