@@ -37,7 +37,7 @@ class _Terms(NamedTuple):
 
 
 def _per_channel(vector: Tensor, input: Tensor) -> Tensor:
-    vector = vector.double()
+    vector = vector.double().unsqueeze(0)
     for _ in range(input.dim() - 2):
         vector = vector.unsqueeze(-1)
     return vector
