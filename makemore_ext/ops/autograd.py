@@ -1,11 +1,15 @@
-"""Autograd Functions: what is at work around a call, and calls without what small tensors feel."""
+"""Autograd Functions: what is at work around a call, and calls that torch.compile takes whole."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+
+from makemore_ext._native import autograd
+
+Called = TypeVar("Called", bound=Callable[..., Any])
 
 
 def is_eager() -> bool:
@@ -22,35 +26,13 @@ def is_batched(grad: Tensor) -> bool:
     return not is_eager() or torch._C._functorch.is_legacy_batchedtensor(grad)
 
 
-def applier(function: type[torch.autograd.Function]) -> Callable[..., Any]:
-    """`function.apply`, in eager mode at about half the cost.
+def taken_whole(function: Called) -> Called:
+    """`function`, which applies an autograd Function, as one step of what torch.compile traces.
 
-    A Function with setup_context, which torch.func needs, has its arguments bound by
-    inspect.signature at every call: its twin in the older style has not. One with a jvp, which
-    forward-mode AD needs, is none that torch.compile traces.
+    torch.compile looks into no Function with a jvp, which forward-mode AD needs. Where autograd is
+    native nothing calls `function` there, and torch's compiler, which takes a second to import,
+    needs not know of it.
     """
-
-    class Eager(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *inputs: Any) -> Any:
-            output = function.forward(*inputs)
-            function.setup_context(ctx, inputs, output)
-            return output
-
-        backward = function.backward
-
-    class WithoutJVP(torch.autograd.Function):
-        generate_vmap_rule = function.generate_vmap_rule
-        forward = function.forward
-        setup_context = function.setup_context
-        backward = function.backward
-
-    for twin in (Eager, WithoutJVP):
-        twin.__name__ = twin.__qualname__ = function.__name__
-
-    def apply(*inputs: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return WithoutJVP.apply(*inputs)
-        return (Eager if is_eager() else function).apply(*inputs)
-
-    return apply
+    if autograd is None:
+        torch.compiler.allow_in_graph(function)
+    return function

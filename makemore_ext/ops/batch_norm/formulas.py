@@ -1,6 +1,16 @@
-"""The formulas of csrc/cpu/batch_norm/batch_norm.cpp in torch operations.
+"""Derivatives of batch norm that no operator computes, in torch operations.
 
-They serve what the kernels do not compute: gradients of the gradient, and tangents.
+They are the tangents and the derivatives of the gradient. All of it is in float64, since it cancels
+where a mean is far from 0, and differentiable in its turn. Native autograd calls these functions
+too. `options` are training, correction and activation.
+
+With n elements in a channel, m = n - correction, s = invstd, y = activation(z) and otherwise the
+names of csrc/cpu/batch_norm/batch_norm.cpp, let
+
+  P(v) = v - sum v / n - xhat sum(v xhat) / m in training,  P(v) = v in evaluation
+
+Then dx = weight s P(dz), dxhat = s P(dx) for a change dx of the input, and P is its own transpose.
+s changes by ds = -s^2 / m sum(xhat dx) in training.
 """
 
 from typing import NamedTuple
@@ -8,103 +18,201 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from makemore_ext.ops.batch_norm.options import ACTIVATIONS, Options
+from makemore_ext.ops.batch_norm.options import ACTIVATIONS
 from makemore_ext.ops.tensors import compute_dtype
 
+Options = tuple[bool, float, int]
 
-class Terms(NamedTuple):
-    """What the output is made of, each broadcast against the input; see batch_norm.cpp."""
 
-    normalized: Tensor  # xhat
-    invstd: Tensor
-    scale: Tensor | float  # weight
-    slope: Tensor | float  # of the activation, at its argument
-    elements: int  # of a channel
+class _Terms(NamedTuple):
+    """What the output is made of, each broadcast against the input."""
+
+    xhat: Tensor
+    s: Tensor
+    weight: Tensor | float
+    slope: Tensor | float  # dy / dz
+    elements: int  # n
+    degrees: float  # m
+    training: bool
 
 
 def _per_channel(vector: Tensor, input: Tensor) -> Tensor:
-    return vector.view(-1, *([1] * (input.dim() - 2)))
-
-
-def _beside_channels(input: Tensor) -> list[int]:
-    return [dim for dim in range(input.dim()) if dim != 1]
+    vector = vector.double().unsqueeze(0)
+    for _ in range(input.dim() - 2):
+        vector = vector.unsqueeze(-1)
+    return vector
 
 
 def _sum(tensor: Tensor) -> Tensor:
-    return tensor.sum(_beside_channels(tensor), keepdim=True)
+    return tensor.sum([dim for dim in range(tensor.dim()) if dim != 1], keepdim=True)
 
 
-def terms(
+def _of_channels(sums: Tensor, dtype: torch.dtype) -> Tensor:
+    """[1, C, 1, ...] as [C]."""
+    return sums.squeeze([dim for dim in range(sums.dim()) if dim != 1]).to(dtype)
+
+
+def _terms(
     input: Tensor,
     weight: Tensor | None,
-    bias: Tensor | None,
-    statistics: Tensor | None,
+    output: Tensor | None,
+    statistics: Tensor,
     options: Options,
-) -> Terms:
-    """`statistics` are those of evaluation, None where they are functions of the input."""
-    x = input.to(compute_dtype(input))
-    count = x.numel() // max(1, x.shape[1])
-    if statistics is None:
-        centred = x - _sum(x) / count
-        variance = _sum(centred.square()) / (count - options.correction)
-        invstd = (variance + options.eps).rsqrt()
+) -> _Terms:
+    training, correction, activation = options
+    x = input.double()
+    elements = 1
+    for dim, size in enumerate(x.shape):
+        elements = elements if dim == 1 else elements * size
+    mean, variance, s = (_per_channel(row, input) for row in statistics.unbind())
+    if training:
+        # The values are those of the kernels, the derivatives those of functions of the input.
+        centred = x - _sum(x) / elements
+        change = _sum(centred.square()) / (elements - correction) - variance
+        s = (s**-2 + change).rsqrt()
     else:
-        mean, _, invstd = (_per_channel(row, input) for row in statistics)
-        centred = (x - mean).to(x.dtype)
-        invstd = invstd.to(x.dtype)
-    normalized = centred * invstd
-    scale = 1.0 if weight is None else _per_channel(weight, input)
+        centred = x - mean
     slope: Tensor | float = 1.0
-    if options.activation != ACTIVATIONS[None]:
-        z = normalized * scale + (0.0 if bias is None else _per_channel(bias, input))
-        if options.activation == ACTIVATIONS["tanh"]:
-            slope = 1 - z.tanh().square()
-        else:
-            slope = torch.where(z <= 0, 0.0, torch.ones_like(z))
-    return Terms(normalized, invstd, scale, slope, count)
+    if activation == ACTIVATIONS["tanh"]:
+        assert output is not None
+        y = output.double()
+        slope = (1 - y) * (1 + y)
+    elif activation == ACTIVATIONS["relu"]:
+        assert output is not None
+        slope = torch.where(output <= 0, 0.0, torch.ones_like(output, dtype=torch.float64))
+    scale = 1.0 if weight is None else _per_channel(weight, input)
+    return _Terms(centred * s, s, scale, slope, elements, elements - correction, training)
 
 
-def gradients(
-    grad_output: Tensor,
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    statistics: Tensor | None,
-    options: Options,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients for input, weight and bias, differentiable in their turn."""
-    t = terms(input, weight, bias, statistics, options)
-    grad = grad_output.to(t.normalized.dtype) * t.slope
-    grad_bias, grad_weight = _sum(grad), _sum(grad * t.normalized)
-    grad_input = grad
-    if statistics is None:
-        feedback = t.normalized * grad_weight / (t.elements - options.correction)
-        grad_input = grad - grad_bias / t.elements - feedback
-    grad_input = grad_input * (t.invstd * t.scale)
-    return grad_input.to(input.dtype), grad_weight.view(-1), grad_bias.view(-1)
+def _project(vector: Tensor, t: _Terms) -> Tensor:
+    """P."""
+    if not t.training:
+        return vector
+    feedback = t.xhat * (_sum(vector * t.xhat) / t.degrees)
+    return vector - _sum(vector) / t.elements - feedback
+
+
+def _slope_of_slope(output: Tensor | None, options: Options) -> Tensor | float:
+    """The derivative of the slope by the output."""
+    if options[2] != ACTIVATIONS["tanh"]:
+        return 0.0
+    assert output is not None
+    return -2 * output.double()
+
+
+def _tangent_of_z(
+    input_tangent: Tensor | None,
+    weight_tangent: Tensor | None,
+    bias_tangent: Tensor | None,
+    t: _Terms,
+) -> Tensor:
+    """As it happens also the gradient of dz, from those of dx, dweight and dbias."""
+    result = torch.zeros_like(t.xhat)
+    if input_tangent is not None:
+        result = t.weight * t.s * _project(input_tangent.double(), t)
+    if weight_tangent is not None:
+        result = result + t.xhat * _per_channel(weight_tangent, t.xhat)
+    if bias_tangent is not None:
+        result = result + _per_channel(bias_tangent, t.xhat)
+    return result
 
 
 def tangent(
     input: Tensor,
     weight: Tensor | None,
-    bias: Tensor | None,
-    statistics: Tensor | None,
-    options: Options,
+    output: Tensor | None,
+    statistics: Tensor,
     input_tangent: Tensor | None,
     weight_tangent: Tensor | None,
     bias_tangent: Tensor | None,
+    options: Options,
 ) -> Tensor:
-    """The tangent of the output, from those of input, weight and bias."""
-    t = terms(input, weight, bias, statistics, options)
-    result = torch.zeros_like(t.normalized)
-    if input_tangent is not None:
-        dx = input_tangent.to(result.dtype)
-        if statistics is None:
-            dx = dx - _sum(dx) / t.elements
-            dx = dx - t.normalized * _sum(dx * t.normalized) / (t.elements - options.correction)
-        result = dx * (t.invstd * t.scale)
+    """The tangent of the output; `output` is None without activation."""
+    t = _terms(input, weight, output, statistics, options)
+    z = _tangent_of_z(input_tangent, weight_tangent, bias_tangent, t)
+    return (t.slope * z).to(input.dtype)
+
+
+def second_gradients(
+    grad_grad_input: Tensor | None,
+    grad_grad_weight: Tensor | None,
+    grad_grad_bias: Tensor | None,
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor | None,
+    output: Tensor | None,
+    statistics: Tensor,
+    options: Options,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """From the gradients of grad_input, ... those of grad_output, input, weight and output.
+
+    That of `output` is how bias and activation come in.
+    """
+    t = _terms(input, weight, output, statistics, options)
+    dy = grad_output.double()
+    dz = dy * t.slope
+    for_dz = _tangent_of_z(grad_grad_input, grad_grad_weight, grad_grad_bias, t)
+    for_xhat = torch.zeros_like(t.xhat)
+    if grad_grad_weight is not None:
+        for_xhat = dz * _per_channel(grad_grad_weight, t.xhat)
+    for_s = torch.zeros_like(t.s)  # but for the factor weight
+    if grad_grad_input is not None:
+        grad = grad_grad_input.double()
+        for_s = _sum(grad * _project(dz, t))
+        if t.training:
+            fed_back = _sum(dz * t.xhat) * grad + _sum(grad * t.xhat) * dz
+            for_xhat = for_xhat - (t.weight * t.s / t.degrees) * fed_back
+    for_input = t.s * _project(for_xhat, t)
+    if t.training:
+        for_input = for_input - (t.weight * for_s * t.s.square() / t.degrees) * t.xhat
+    for_weight = for_output = None
+    if weight is not None:
+        for_weight = _of_channels(t.s * for_s, weight.dtype)
+    if output is not None:
+        for_output = (dy * _slope_of_slope(output, options) * for_dz).to(output.dtype)
+    for_grad_output = (t.slope * for_dz).to(grad_output.dtype)
+    return for_grad_output, for_input.to(input.dtype), for_weight, for_output
+
+
+def second_tangents(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor | None,
+    output: Tensor | None,
+    statistics: Tensor,
+    grad_output_tangent: Tensor | None,
+    input_tangent: Tensor | None,
+    weight_tangent: Tensor | None,
+    output_tangent: Tensor | None,
+    options: Options,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The tangents of grad_input, grad_weight and grad_bias."""
+    t = _terms(input, weight, output, statistics, options)
+    dy = grad_output.double()
+    dz = dy * t.slope
+    dz_tangent = torch.zeros_like(t.xhat)
+    if grad_output_tangent is not None:
+        dz_tangent = grad_output_tangent.double() * t.slope
+    if output_tangent is not None:
+        slope_tangent = _slope_of_slope(output, options) * output_tangent.double()
+        dz_tangent = dz_tangent + dy * slope_tangent
+    projected = _project(dz, t)
+    grad_bias, grad_weight = _sum(dz_tangent), _sum(dz_tangent * t.xhat)
+    grad_input = t.weight * t.s * _project(dz_tangent, t)
     if weight_tangent is not None:
-        result = result + t.normalized * _per_channel(weight_tangent, input)
-    if bias_tangent is not None:
-        result = result + _per_channel(bias_tangent, input)
-    return (result * t.slope).to(input.dtype)
+        grad_input = grad_input + _per_channel(weight_tangent, input) * t.s * projected
+    if input_tangent is not None:
+        x = input_tangent.double()
+        xhat = t.s * _project(x, t)
+        on_xhat = _sum(dz * xhat)
+        grad_weight = grad_weight + on_xhat
+        if t.training:
+            s = -t.s.square() / t.degrees * _sum(t.xhat * x)
+            fed_back = (xhat * _sum(dz * t.xhat) + t.xhat * on_xhat) / t.degrees
+            grad_input = grad_input + t.weight * (s * projected - t.s * fed_back)
+    dtype = compute_dtype(input)
+    return (
+        grad_input.to(input.dtype),
+        _of_channels(grad_weight, dtype),
+        _of_channels(grad_bias, dtype),
+    )

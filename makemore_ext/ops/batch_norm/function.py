@@ -1,4 +1,4 @@
-"""The autograd Function of batch norm."""
+"""The autograd Functions around the operators, for where there is no native autograd."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from makemore_ext._native import operators
-from makemore_ext.ops.autograd import is_batched
-from makemore_ext.ops.batch_norm.formulas import gradients, tangent
+from makemore_ext.ops.autograd import taken_whole
+from makemore_ext.ops.batch_norm import formulas
 from makemore_ext.ops.batch_norm.options import Options
 
 
@@ -40,42 +40,28 @@ class BatchNormFunction(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, outputs: tuple[Tensor, Tensor]) -> None:
-        input, weight, bias, _, _, ctx.options = inputs
+        input, weight, _, _, _, options = inputs
+        training, _, correction, _, activation = options
         output, statistics = outputs
+        ctx.options = training, correction, activation
         ctx.mark_non_differentiable(statistics)
         ctx.set_materialize_grads(False)
-        activated = output if ctx.options.activation else None
-        ctx.save_for_backward(input, weight, bias, activated, statistics)
-        ctx.save_for_forward(input, weight, bias, statistics)
+        tensors = (input, weight, output if activation else None, statistics)
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-        grad_output = grad_outputs[0]
-        if grad_output is None:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grads[0] is None:
             return (None,) * 6
-        input, weight, bias, output, statistics = ctx.saved_tensors
-        training, _, correction, _, activation = options = ctx.options
         needs_input, needs_weight, needs_bias, *_ = ctx.needs_input_grad
-        if torch.is_grad_enabled() or is_batched(grad_output):
-            of_evaluation = None if training else statistics
-            grads = gradients(grad_output, input, weight, bias, of_evaluation, options)
-        else:
-            grads = operators.batch_norm_backward.default(
-                grad_output,
-                input,
-                weight,
-                output,
-                statistics,
-                training,
-                correction,
-                activation,
-                needs_input,
-                needs_weight or needs_bias,
-            )
+        grad_input, grad_weight, grad_bias = BatchNormBackwardFunction.apply(
+            grads[0], *ctx.saved_tensors, ctx.options, needs_input, needs_weight or needs_bias
+        )
         return (
-            grads[0] if needs_input else None,
-            grads[1] if needs_weight else None,
-            grads[2] if needs_bias else None,
+            grad_input if needs_input else None,
+            grad_weight if needs_weight else None,
+            grad_bias if needs_bias else None,
             None,
             None,
             None,
@@ -83,6 +69,75 @@ class BatchNormFunction(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, None]:
-        input, weight, bias, statistics = ctx.saved_tensors
-        of_evaluation = None if ctx.options.training else statistics
-        return tangent(input, weight, bias, of_evaluation, ctx.options, *tangents[:3]), None
+        return formulas.tangent(*ctx.saved_tensors, *tangents[:3], ctx.options), None
+
+
+class BatchNormBackwardFunction(torch.autograd.Function):
+    """The gradients of input, weight and bias, differentiable in what they are made of.
+
+    `output` is part of that, None without activation: its own gradient goes on to the forward
+    Function, and with it what bias and activation contribute.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        grad_output: Tensor,
+        input: Tensor,
+        weight: Tensor | None,
+        output: Tensor | None,
+        statistics: Tensor,
+        options: tuple[bool, float, int],
+        needs_grad_input: bool,
+        needs_grad_parameters: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return operators.batch_norm_backward.default(
+            grad_output,
+            input,
+            weight,
+            output,
+            statistics,
+            *options,
+            needs_grad_input,
+            needs_grad_parameters,
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, outputs: tuple[Tensor, ...]) -> None:
+        *tensors, ctx.options, ctx.needs_grad_input, ctx.needs_grad_parameters = inputs
+        grad_input, *grads = outputs
+        unneeded = [] if ctx.needs_grad_input else [grad_input]
+        ctx.mark_non_differentiable(*unneeded, *([] if ctx.needs_grad_parameters else grads))
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if all(grad is None for grad in grads):
+            return (None,) * 8
+        result = formulas.second_gradients(*grads, *ctx.saved_tensors, ctx.options)
+        return *result, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
+        result = formulas.second_tangents(*ctx.saved_tensors, *tangents[:4], ctx.options)
+        grad_input, *grads = result
+        return (
+            grad_input if ctx.needs_grad_input else None,
+            *(grads if ctx.needs_grad_parameters else (None, None)),
+        )
+
+
+@taken_whole
+def apply(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    options: Options,
+) -> tuple[Tensor, Tensor]:
+    """See `BatchNormFunction`."""
+    return BatchNormFunction.apply(input, weight, bias, running_mean, running_var, options)

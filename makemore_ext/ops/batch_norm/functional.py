@@ -8,13 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from makemore_ext.ops.autograd import applier, is_eager
+from makemore_ext.ops.autograd import is_eager
 from makemore_ext.ops.batch_norm.checks import check
-from makemore_ext.ops.batch_norm.function import BatchNormFunction
+from makemore_ext.ops.batch_norm.function import BatchNormFunction, apply
 from makemore_ext.ops.batch_norm.options import ACTIVATIONS, Options
 from makemore_ext.ops.tensors import compute_dtype
-
-_apply = applier(BatchNormFunction)
 
 
 def batch_norm(
@@ -85,7 +83,7 @@ def batch_norm(
         # What is traced must not write to what it was given within a Function.
         update = training and running_mean is not None
         running = (None, None) if update else (running_mean, running_var)
-        output, statistics = _apply(input, weight, bias, *running, options)
+        output, statistics = apply(input, weight, bias, *running, options)
         if update:
             _update(running_mean, running_var, statistics, input, options)
         return output
@@ -97,7 +95,7 @@ def batch_norm(
     )
     if not needs_grad and is_eager():
         return BatchNormFunction.forward(*arguments)[0]
-    return _apply(*arguments)[0]
+    return apply(*arguments)[0]
 
 
 @torch.no_grad()

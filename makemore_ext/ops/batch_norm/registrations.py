@@ -64,8 +64,13 @@ def _fold(tensor: Tensor | None, dim: int | None, size: int, at: int) -> Tensor 
     return tensor.flatten(at, at + 1)
 
 
-def _unfold(tensor: Tensor, size: int, at: int) -> Tensor:
-    return tensor.unflatten(at, (size, tensor.shape[at] // size))
+def _unfold(tensor: Tensor, size: int, channels: int, at: int) -> Tensor:
+    return tensor.unflatten(at, (size, channels))
+
+
+def _channels(input: Tensor, dim: int | None) -> int:
+    """Of one sample."""
+    return input.shape[1] if dim is None else input.movedim(dim, 0).shape[2]
 
 
 def _fold_all(size: int, tensors: tuple, dims: tuple, at: tuple[int, ...]) -> list[Tensor | None]:
@@ -77,40 +82,40 @@ def _fold_all(size: int, tensors: tuple, dims: tuple, at: tuple[int, ...]) -> li
 
 @torch.library.register_vmap("makemore_ext::batch_norm_forward")
 def _(info: Any, in_dims: tuple, *arguments: Any) -> tuple[tuple, tuple]:
-    size = info.batch_size
-    folded = _fold_all(size, arguments[:5], in_dims[:5], (1, 0, 0, 0, 0))
+    shape = info.batch_size, _channels(arguments[0], in_dims[0])
+    folded = _fold_all(shape[0], arguments[:5], in_dims[:5], (1, 0, 0, 0, 0))
     output, statistics = torch.ops.makemore_ext.batch_norm_forward.default(*folded, *arguments[5:])
-    return (_unfold(output, size, 1), _unfold(statistics, size, 1)), (1, 1)
+    return (_unfold(output, *shape, 1), _unfold(statistics, *shape, 1)), (1, 1)
 
 
 @torch.library.register_vmap("makemore_ext::batch_norm_forward_and_update")
 def _(info: Any, in_dims: tuple, *arguments: Any) -> tuple[tuple, tuple]:
-    size = info.batch_size
+    shape = info.batch_size, _channels(arguments[0], in_dims[0])
     running, running_dims = arguments[3:5], in_dims[3:5]
     if None in running_dims:
         raise RuntimeError(
             "batch_norm got a batched input, but running_mean or running_var, which are updated in "
             "place, are not batched: pass them with a batch dimension, or track_running_stats=False"
         )
-    folded = _fold_all(size, arguments[:5], in_dims[:5], (1, 0, 0, 0, 0))
+    folded = _fold_all(shape[0], arguments[:5], in_dims[:5], (1, 0, 0, 0, 0))
     updated = [tensor.clone() for tensor in folded[3:] if tensor is not None]
     output, statistics = torch.ops.makemore_ext.batch_norm_forward_and_update.default(
         *folded[:3], *updated, *arguments[5:]
     )
     for tensor, dim, new in zip(running, running_dims, updated, strict=True):
-        tensor.movedim(dim, 0).copy_(_unfold(new, size, 0))
-    return (_unfold(output, size, 1), _unfold(statistics, size, 1)), (1, 1)
+        tensor.movedim(dim, 0).copy_(_unfold(new, *shape, 0))
+    return (_unfold(output, *shape, 1), _unfold(statistics, *shape, 1)), (1, 1)
 
 
 @torch.library.register_vmap("makemore_ext::batch_norm_backward")
 def _(info: Any, in_dims: tuple, *arguments: Any) -> tuple[tuple, tuple]:
-    size = info.batch_size
-    folded = _fold_all(size, arguments[:5], in_dims[:5], (1, 1, 0, 1, 1))
+    shape = info.batch_size, _channels(arguments[1], in_dims[1])
+    folded = _fold_all(shape[0], arguments[:5], in_dims[:5], (1, 1, 0, 1, 1))
     needs_grad_input, needs_grad_parameters = arguments[-2:]
     grad_input, *grads = torch.ops.makemore_ext.batch_norm_backward.default(*folded, *arguments[5:])
     if needs_grad_input:
-        grad_input = _unfold(grad_input, size, 1)
+        grad_input = _unfold(grad_input, *shape, 1)
     if needs_grad_parameters:
-        grads = [_unfold(grad, size, 0) for grad in grads]
+        grads = [_unfold(grad, *shape, 0) for grad in grads]
     dims = (1 if needs_grad_input else None, *[0 if needs_grad_parameters else None] * 2)
     return (grad_input, *grads), dims

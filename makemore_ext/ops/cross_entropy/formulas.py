@@ -1,117 +1,228 @@
-"""The formulas of csrc/cpu/cross_entropy/cross_entropy.cpp in torch operations.
+"""Derivatives of cross entropy that no operator computes, in torch operations.
 
-They serve what the kernels do not compute: gradients of the gradient, tangents, and the gradients
-of target probabilities and of the weights.
+Names and formulas are those of csrc/cpu/cross_entropy/cross_entropy.cpp: tangents, gradients of
+target probabilities and of the weights, and the derivatives of the gradient. All of it is in
+float64, since it cancels (1 - p of a confident row), and differentiable in its turn. Native
+autograd calls these functions too. `options` are those of options.py.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from makemore_ext.ops.cross_entropy.options import MEAN, Options, class_dim
+from makemore_ext.ops.cross_entropy.options import MEAN, NONE, Options, class_dim
 from makemore_ext.ops.tensors import compute_dtype
 
 
-class Terms(NamedTuple):
-    """What the loss is made of, each broadcast against the logits; see cross_entropy.cpp."""
+class _Terms(NamedTuple):
+    """What the loss is made of, each broadcast against the logits, rows with one class."""
 
+    dim: int  # of the classes
     log_p: Tensor
+    p: Tensor
     lse: Tensor
     weight: Tensor  # w
     smoothed: Tensor  # q'
+    share: Tensor  # v
+    mass: Tensor  # A
     valid: Tensor  # whether a row takes part
     divisor: Tensor  # of the mean
 
 
-def terms(input: Tensor, target: Tensor, weight: Tensor | None, options: Options) -> Terms:
-    """The terms of every row, of those that take no part too."""
+def _per_class(weight: Tensor, input: Tensor) -> Tensor:
+    weight = weight.double()
+    for _ in range(input.dim() - class_dim(input) - 1):
+        weight = weight.unsqueeze(-1)
+    return weight
+
+
+def _terms(input: Tensor, target: Tensor, weight: Tensor | None, options: Options) -> _Terms:
+    _, ignore_index, label_smoothing, _ = options
     dim = class_dim(input)
-    logits = input.to(compute_dtype(input))
+    logits = input.double()
     lse = logits.logsumexp(dim, keepdim=True)
-    if weight is None:
-        weight = torch.ones_like(lse)
-    else:
-        weight = weight.view(*([1] * dim), -1, *([1] * (logits.dim() - dim - 1)))
+    log_p = logits - lse
+    w = torch.ones_like(lse) if weight is None else _per_class(weight, input)
     if target.is_floating_point():
-        probabilities = target.to(logits.dtype)
+        q = target.double()
         valid = torch.ones_like(lse, dtype=torch.bool)
-        divisor = torch.full((), valid.numel(), dtype=logits.dtype, device=input.device)
+        divisor = torch.ones_like(lse).sum()
     else:
-        valid = (target != options.ignore_index).unsqueeze(dim)
-        index = torch.where(valid, target.long().unsqueeze(dim), 0)
-        probabilities = torch.zeros_like(logits).scatter(dim, index, 1)
-        row_weight = weight.expand_as(logits).gather(dim, index)
-        divisor = torch.where(valid, row_weight, 0).sum()
-    smoothing = options.label_smoothing
-    smoothed = (1 - smoothing) * probabilities + smoothing / max(1, logits.shape[dim])
-    return Terms(logits - lse, lse, weight, smoothed, valid, divisor)
+        index = target.long().unsqueeze(dim)
+        valid = index != ignore_index
+        classes = _per_class(torch.arange(input.shape[dim], device=input.device), input)
+        hit = classes == index
+        q = hit.double()
+        divisor = torch.where(valid & hit, w, 0).sum()
+        # An index outside, which a CUDA device cannot refuse, leaves NaN as it does in the kernels.
+        outside = (index < 0) | (index >= input.shape[dim])
+        q = torch.where(valid & outside, torch.nan, q)
+    smoothed = (1 - label_smoothing) * q + label_smoothing / torch.sym_max(1, input.shape[dim])
+    share = w * smoothed
+    mass = share.sum(dim, keepdim=True)
+    return _Terms(dim, log_p, log_p.exp(), lse, w, smoothed, share, mass, valid, divisor)
 
 
-def _rows_upstream(grad_loss: Tensor, t: Terms, input: Tensor, options: Options) -> Tensor:
-    if options.reduction == MEAN:
-        grad_loss = grad_loss / t.divisor
-    if options.reduction == 0:
-        grad_loss = grad_loss.unsqueeze(class_dim(input))
-    return torch.where(t.valid, grad_loss, 0)
+def _upstream(grad_loss: Tensor, t: _Terms, options: Options) -> Tensor:
+    """What each row gets of the gradient of the loss: u."""
+    upstream = grad_loss.double()
+    if options[0] == MEAN:
+        upstream = upstream / t.divisor
+    if options[0] == NONE:
+        upstream = upstream.unsqueeze(t.dim)
+    return torch.where(t.valid, upstream, 0)
 
 
-def gradients(
+def _reduced(rows: Tensor, t: _Terms, options: Options) -> Tensor:
+    """The reduction of rows that the loss takes, the transpose of `_upstream`."""
+    rows = torch.where(t.valid, rows, 0).squeeze(t.dim)
+    if options[0] == NONE:
+        return rows
+    return rows.sum() / t.divisor if options[0] == MEAN else rows.sum()
+
+
+def _over_rows(tensor: Tensor, t: _Terms) -> Tensor:
+    rows = [dim for dim in range(tensor.dim()) if dim != t.dim]
+    return tensor.sum(rows) if rows else tensor
+
+
+def _share_tangent(
+    target: Tensor,
+    target_tangent: Tensor | None,
+    weight_tangent: Tensor | None,
+    t: _Terms,
+    options: Options,
+) -> Tensor | None:
+    """The tangent of v."""
+    if not target.is_floating_point() and weight_tangent is not None:
+        raise RuntimeError(
+            "weight must have no tangent where target holds class indices, as it has no gradient"
+        )
+    result = None
+    if target_tangent is not None:
+        result = t.weight * ((1 - options[2]) * target_tangent.double())
+    if weight_tangent is not None:
+        other = _per_class(weight_tangent, t.log_p) * t.smoothed
+        result = other if result is None else result + other
+    return result
+
+
+def _times_log_p(factor: Tensor, t: _Terms) -> Tensor:
+    """The product, 0 where a class that is ruled out has no part."""
+    ruled_out = (factor == 0) & (t.log_p == -torch.inf)
+    return factor * torch.where(ruled_out, 0, t.log_p)
+
+
+def _curvature(
+    vector: Tensor, upstream: Tensor, grad_lse: Tensor | None, t: _Terms, options: Options
+) -> Tensor:
+    """The matrix of second derivatives by the logits, which is symmetric, times a vector."""
+    from_lse = 2 * options[3] * upstream
+    on_softmax = upstream * t.mass + from_lse * t.lse
+    if grad_lse is not None:
+        on_softmax = on_softmax + grad_lse.double().unsqueeze(t.dim)
+    inner = (vector * t.p).sum(t.dim, keepdim=True)
+    return t.p * (on_softmax * (vector - inner) + from_lse * inner)
+
+
+def gradients_of_target(
+    grad_loss: Tensor, input: Tensor, target: Tensor, weight: Tensor | None, options: Options
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients for target probabilities and weight; None for class indices."""
+    if not target.is_floating_point():
+        return None, None
+    t = _terms(input, target, weight, options)
+    upstream = _upstream(grad_loss, t, options)
+    grad_target = _times_log_p(-upstream * t.weight * (1 - options[2]), t).to(target.dtype)
+    if weight is None:
+        return grad_target, None
+    return grad_target, _over_rows(_times_log_p(-upstream * t.smoothed, t), t).to(weight.dtype)
+
+
+def tangents(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    input_tangent: Tensor | None,
+    target_tangent: Tensor | None,
+    weight_tangent: Tensor | None,
+    options: Options,
+) -> tuple[Tensor, Tensor]:
+    """The tangents of loss and lse."""
+    t = _terms(input, target, weight, options)
+    rows, lse = torch.zeros_like(t.lse), torch.zeros_like(t.lse)
+    if input_tangent is not None:
+        tangent = input_tangent.double()
+        lse = (t.p * tangent).sum(t.dim, keepdim=True)
+        on_lse = t.mass + 2 * options[3] * t.lse
+        rows = on_lse * lse - (t.share * tangent).sum(t.dim, keepdim=True)
+    share_tangent = _share_tangent(target, target_tangent, weight_tangent, t, options)
+    if share_tangent is not None:
+        rows = rows - _times_log_p(share_tangent, t).sum(t.dim, keepdim=True)
+    dtype = compute_dtype(input)
+    return _reduced(rows, t, options).to(dtype), lse.squeeze(t.dim).to(dtype)
+
+
+def second_gradients(
+    grad_grad_input: Tensor,
     grad_loss: Tensor | None,
     grad_lse: Tensor | None,
     input: Tensor,
     target: Tensor,
     weight: Tensor | None,
     options: Options,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """The gradients for input, target probabilities and weight, differentiable in their turn."""
-    dim = class_dim(input)
-    t = terms(input, target, weight, options)
-    p = t.log_p.exp()
-    share = t.weight * t.smoothed
-    grad_input = torch.zeros_like(p)
-    grad_target = grad_weight = None
+) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor | None, Tensor | None]:
+    """From the gradient of grad_input those of grad_loss, grad_lse, input, target and weight."""
+    t = _terms(input, target, weight, options)
+    grad = grad_grad_input.double()
+    inner = (grad * t.p).sum(t.dim, keepdim=True)
+    for_loss = for_lse = for_target = for_weight = None
+    upstream = torch.zeros_like(t.lse)
     if grad_loss is not None:
-        upstream = _rows_upstream(grad_loss, t, input, options)
-        on_softmax = share.sum(dim, keepdim=True) + 2 * options.lse_square_scale * t.lse
-        grad_input = upstream * (on_softmax * p - share)
-        if target.is_floating_point():
-            on_target = -upstream * t.log_p
-            grad_target = (on_target * t.weight * (1 - options.label_smoothing)).to(target.dtype)
-            if weight is not None:
-                rows = [d for d in range(input.dim()) if d != dim]
-                on_weight = on_target * t.smoothed
-                grad_weight = (on_weight.sum(rows) if rows else on_weight).to(weight.dtype)
+        upstream = _upstream(grad_loss, t, options)
+        on_lse = t.mass + 2 * options[3] * t.lse
+        rows = on_lse * inner - (grad * t.share).sum(t.dim, keepdim=True)
+        for_loss = _reduced(rows, t, options).to(grad_loss.dtype)
     if grad_lse is not None:
-        grad_input = grad_input + grad_lse.unsqueeze(dim) * p
-    return grad_input.to(input.dtype), grad_target, grad_weight
+        for_lse = inner.squeeze(t.dim).to(grad_lse.dtype)
+    for_input = _curvature(grad, upstream, grad_lse, t, options).to(input.dtype)
+    if target.is_floating_point():
+        for_share = upstream * (inner - grad)
+        for_target = (for_share * t.weight * (1 - options[2])).to(target.dtype)
+        if weight is not None:
+            for_weight = _over_rows(for_share * t.smoothed, t).to(weight.dtype)
+    return for_loss, for_lse, for_input, for_target, for_weight
 
 
-def tangents(
-    primals: Sequence[Tensor | None], tangents: Sequence[Tensor | None], options: Options
-) -> tuple[Tensor, Tensor]:
-    """The tangents of loss and lse, from those of input, target and weight."""
-    input, target, weight = primals
-    input_tangent, target_tangent, weight_tangent = tangents
-    assert input is not None
-    assert target is not None
-    dim = class_dim(input)
-    t = terms(input, target, weight, options)
-    loss = torch.zeros_like(t.log_p)
-    lse = torch.zeros_like(t.lse)
-    share = t.weight * t.smoothed
+def second_tangent(
+    grad_loss: Tensor | None,
+    grad_lse: Tensor | None,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    grad_loss_tangent: Tensor | None,
+    grad_lse_tangent: Tensor | None,
+    input_tangent: Tensor | None,
+    target_tangent: Tensor | None,
+    weight_tangent: Tensor | None,
+    options: Options,
+) -> Tensor:
+    """The tangent of grad_input."""
+    t = _terms(input, target, weight, options)
+    upstream = torch.zeros_like(t.lse)
+    if grad_loss is not None:
+        upstream = _upstream(grad_loss, t, options)
+    result = torch.zeros_like(t.p)
+    if grad_loss_tangent is not None:
+        on_softmax = t.mass + 2 * options[3] * t.lse
+        result = _upstream(grad_loss_tangent, t, options) * (on_softmax * t.p - t.share)
+    if grad_lse_tangent is not None:
+        result = result + grad_lse_tangent.double().unsqueeze(t.dim) * t.p
     if input_tangent is not None:
-        tangent = input_tangent.to(loss.dtype)
-        lse = (t.log_p.exp() * tangent).sum(dim, keepdim=True)
-        loss = share * (lse - tangent)
-    if target_tangent is not None:
-        on_target = (1 - options.label_smoothing) * target_tangent.to(loss.dtype)
-        loss = loss - t.weight * on_target * t.log_p
-    if weight_tangent is not None:
-        loss = loss - weight_tangent.view(t.weight.shape) * t.smoothed * t.log_p
-    rows = loss.sum(dim, keepdim=True) + 2 * options.lse_square_scale * t.lse * lse
-    rows = torch.where(t.valid, rows, 0).squeeze(dim)
-    if options.reduction != 0:
-        rows = rows.sum() / t.divisor if options.reduction == MEAN else rows.sum()
-    return rows, lse.squeeze(dim)
+        result = result + _curvature(input_tangent.double(), upstream, grad_lse, t, options)
+    share_tangent = _share_tangent(target, target_tangent, weight_tangent, t, options)
+    if share_tangent is not None:
+        mass_tangent = share_tangent.sum(t.dim, keepdim=True)
+        result = result + upstream * (mass_tangent * t.p - share_tangent)
+    return result.to(input.dtype)

@@ -1,28 +1,27 @@
-"""The autograd Functions of cross entropy.
+"""The autograd Functions around the operators, for where there is no native autograd.
 
 What is kept from forward to backward stands in csrc/cpu/cross_entropy/cross_entropy.cpp.
 """
 
+import sys
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from makemore_ext._native import operators
-from makemore_ext.ops.autograd import is_batched
-from makemore_ext.ops.cross_entropy.formulas import gradients, tangents
-from makemore_ext.ops.cross_entropy.options import Options
-from makemore_ext.ops.tensors import compute_dtype
+from makemore_ext.ops.autograd import is_batched, taken_whole
+from makemore_ext.ops.cross_entropy import formulas
+from makemore_ext.ops.cross_entropy.options import NONE, Options
 
 
 class CrossEntropyFunction(torch.autograd.Function):
     """apply(input, target, weight, options, inplace_backward, return_lse).
 
-    Gives loss, lse, statistics and total. `options` are a reduction of REDUCTIONS, ignore_index,
-    label_smoothing and lse_square_scale. `loss` and `lse` [N, d1, ...], which is None unless
-    `return_lse`, are float32, or float64 for float64 input, and differentiable.
-    The last two are what backward needs: `statistics` [3, N, d1, ...] float64, see
-    csrc/cpu/cross_entropy/cross_entropy.cpp, and `total` [] float64, the divisor of the mean.
+    Gives loss, statistics, total_weight and lse, as the operator does. `options` are a reduction of
+    REDUCTIONS, ignore_index, label_smoothing and lse_square_scale. `loss` and `lse` [N, d1, ...],
+    which has no elements unless `return_lse`, are float32, or float64 for float64 input, and
+    differentiable. `statistics` [3, N, d1, ...] and `total_weight` [] are what backward needs.
     """
 
     generate_vmap_rule = True
@@ -35,54 +34,46 @@ class CrossEntropyFunction(torch.autograd.Function):
         options: Options,
         inplace_backward: bool,
         return_lse: bool,
-    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-        loss, statistics, total_weight = operators.cross_entropy_forward.default(
-            input, target, weight, *options
-        )
-        lse = None
-        if return_lse:
-            lse = (statistics[0] + statistics[1].log()).to(loss.dtype)
-        return loss, lse, statistics, total_weight
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return operators.cross_entropy_forward.default(input, target, weight, *options, return_lse)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple[Any, ...]) -> None:
+    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
         input, target, weight, ctx.options, ctx.inplace_backward, ctx.return_lse = inputs
-        _, _, statistics, total_weight = output
-        ctx.mark_non_differentiable(statistics, total_weight)
+        _, statistics, total_weight, lse = output
+        ctx.mark_non_differentiable(statistics, total_weight, *([] if ctx.return_lse else [lse]))
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(input, target, weight, statistics, total_weight)
         ctx.save_for_forward(input, target, weight)
 
     @staticmethod
-    def backward(
-        ctx: Any, grad_loss: Tensor | None, grad_lse: Tensor | None, *_: None
-    ) -> tuple[Tensor | None, ...]:
-        input, target, weight, statistics, total_weight = ctx.saved_tensors
-        needs_input, needs_target, needs_weight, *_ = ctx.needs_input_grad
-        grad_input = grad_target = grad_weight = None
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        grad_loss, _, _, grad_lse = grads
         if grad_loss is None and grad_lse is None:
             return (None,) * 6
-        if torch.is_grad_enabled() or needs_target or needs_weight:
-            if ctx.inplace_backward:
-                raise RuntimeError(
-                    "inplace_backward must be False with create_graph=True and for gradients of "
-                    "target or weight, got True"
-                )
-            grad_input, grad_target, grad_weight = gradients(
-                grad_loss, grad_lse, input, target, weight, ctx.options
+        input, target, weight, statistics, total_weight = ctx.saved_tensors
+        needs_input, needs_target, needs_weight, *_ = ctx.needs_input_grad
+        if ctx.inplace_backward and (torch.is_grad_enabled() or needs_target or needs_weight):
+            raise RuntimeError(
+                "inplace_backward must be False with create_graph=True and for gradients of "
+                "target or weight, got True"
             )
-        elif needs_input:
+        grad_input = grad_target = grad_weight = None
+        if grad_loss is not None and (needs_target or needs_weight):
+            grad_target, grad_weight = formulas.gradients_of_target(
+                grad_loss, input, target, weight, ctx.options
+            )
+        if needs_input:
             if grad_loss is None:
-                rows = statistics.shape[1:] if ctx.options.reduction == 0 else ()
-                grad_loss = statistics.new_zeros(rows)
-            upstream = grad_loss.to(compute_dtype(input))
-            tensors = (upstream, grad_lse, input, target, weight, statistics, total_weight)
-            if ctx.inplace_backward:
+                rows = grad_lse if ctx.options[0] == NONE else total_weight
+                grad_loss = torch.zeros_like(rows, dtype=grad_lse.dtype)
+            tensors = (grad_loss, grad_lse, input, target, weight, statistics, total_weight)
+            if ctx.inplace_backward and not is_batched(grad_loss):
                 operators.cross_entropy_backward_.default(*tensors, *ctx.options)
                 torch.autograd.graph.increment_version(input)
                 grad_input = input.detach()
             else:
-                grad_input = operators.cross_entropy_backward.default(*tensors, *ctx.options)
+                grad_input = _apply_backward(*tensors, ctx.options)
         return (
             grad_input,
             grad_target if needs_target else None,
@@ -93,10 +84,48 @@ class CrossEntropyFunction(torch.autograd.Function):
         )
 
     @staticmethod
-    def jvp(ctx: Any, *input_tangents: Any) -> tuple[Tensor | None, ...]:
-        primals = ctx.saved_tensors
-        loss, lse = tangents(primals, input_tangents[:3], ctx.options)
-        return loss, lse if ctx.return_lse else None, None, None
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
+        loss, lse = formulas.tangents(*ctx.saved_tensors, *tangents[:3], ctx.options)
+        return loss, None, None, lse if ctx.return_lse else None
+
+
+class CrossEntropyBackwardFunction(torch.autograd.Function):
+    """The gradient of the logits, differentiable as a function of all that autograd knows."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        grad_loss: Tensor,
+        grad_lse: Tensor | None,
+        input: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        statistics: Tensor,
+        total_weight: Tensor,
+        options: Options,
+    ) -> Tensor:
+        return operators.cross_entropy_backward.default(
+            grad_loss, grad_lse, input, target, weight, statistics, total_weight, *options
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        *tensors, _, _, ctx.options = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grads[0] is None:
+            return (None,) * 8
+        result = formulas.second_gradients(grads[0], *ctx.saved_tensors, ctx.options)
+        return *result, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        return formulas.second_tangent(*ctx.saved_tensors, *tangents[:5], ctx.options)
 
 
 class GradientInForward(torch.autograd.Function):
@@ -110,23 +139,51 @@ class GradientInForward(torch.autograd.Function):
     def forward(
         ctx: Any, input: Tensor, target: Tensor, weight: Tensor | None, options: Options
     ) -> Tensor:
-        loss, ctx.gradient = operators.cross_entropy_forward_with_gradient.default(
+        loss, gradient = operators.cross_entropy_forward_with_gradient.default(
             input, target, weight, *options
         )
         ctx.options = options
-        ctx.save_for_backward(input, target, weight)
+        ctx.save_for_backward(input, target, weight, gradient)
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled() or is_batched(grad_loss):
-            input, target, weight = ctx.saved_tensors
-            gradient = gradients(grad_loss, None, input, target, weight, ctx.options)[0]
-            return gradient, None, None, None
-        gradient, ctx.gradient = ctx.gradient, None
-        if gradient is None:  # given away by an earlier backward
-            gradient = operators.cross_entropy_forward_with_gradient.default(
-                *ctx.saved_tensors, *ctx.options
-            )[1]
+            *tensors, _ = ctx.saved_tensors
+            kept = operators.cross_entropy_forward.default(
+                *[None if tensor is None else tensor.detach() for tensor in tensors], *ctx.options
+            )[1:3]
+            return _apply_backward(grad_loss, None, *tensors, *kept, ctx.options), None, None, None
+        # One by one, as the logits may have changed by now.
+        _, target, weight, gradient = ctx._raw_saved_tensors
+        for argument in (target, weight):
+            argument.unpack()
+        gradient = gradient.unpack()
+        ctx.maybe_clear_saved_tensors()
+        if not _is_ours_alone(gradient, sys.getrefcount(gradient)):
+            gradient = gradient.clone()
         operators.cross_entropy_scale_.default(gradient, grad_loss)
         return gradient, None, None, None
+
+
+def _is_ours_alone(tensor: Tensor, references: int) -> bool:
+    """Whether nobody else has what `tensor` holds; of the two `references` one is the count's."""
+    storage = tensor.untyped_storage()
+    users = torch._C._storage_Use_Count(storage._cdata)  # the tensor, and what asks
+    return references == 2 and tensor._use_count() == 1 and users == 2
+
+
+@taken_whole
+def apply(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    options: Options,
+    inplace_backward: bool = False,
+    return_lse: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See `CrossEntropyFunction`."""
+    return CrossEntropyFunction.apply(input, target, weight, options, inplace_backward, return_lse)
+
+
+_apply_backward = CrossEntropyBackwardFunction.apply

@@ -10,13 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from makemore_ext._native import operators
-from makemore_ext.ops.autograd import applier, is_eager
+from makemore_ext.ops.autograd import is_eager
 from makemore_ext.ops.cross_entropy.checks import check, check_inplace
-from makemore_ext.ops.cross_entropy.function import CrossEntropyFunction, GradientInForward
+from makemore_ext.ops.cross_entropy.function import GradientInForward, apply
 from makemore_ext.ops.cross_entropy.options import REDUCTIONS, Options, class_dim
 from makemore_ext.ops.tensors import check_indices, checks_cuda_indices, compute_dtype
-
-_apply = applier(CrossEntropyFunction)
 
 
 def cross_entropy(
@@ -117,7 +115,7 @@ def cross_entropy(
         loss = GradientInForward.apply(input, target, weight, options)
     else:
         inplace_backward = inplace_backward and eager
-        loss, lse, *_ = _apply(input, target, weight, options, inplace_backward, return_lse)
+        loss, _, _, lse = apply(input, target, weight, options, inplace_backward, return_lse)
     if loss.dtype != dtype and not torch.is_autocast_enabled(input.device.type):
         loss = loss.to(dtype)
     return (loss, lse) if return_lse else loss

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}  # torch's numbering
-MEAN = REDUCTIONS["mean"]
+NONE, MEAN = REDUCTIONS["none"], REDUCTIONS["mean"]
 
 
 class Options(NamedTuple):

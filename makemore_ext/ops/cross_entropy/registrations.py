@@ -1,34 +1,45 @@
 """What torch's transforms need to know of cross entropy: shapes and batching."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from makemore_ext.ops.cross_entropy.options import MEAN, Options, class_dim
+from makemore_ext.ops.cross_entropy.options import MEAN, NONE, Options
 from makemore_ext.ops.tensors import batch_first, compute_dtype
 
 # ---- shapes, for torch.compile and export ----
 
 
-def _row_shape(input: Tensor) -> list[int]:
-    shape = list(input.shape)
-    del shape[class_dim(input)]
-    return shape
+def _row_shape(shape: Sequence[int]) -> list[int]:
+    """The shape of what there is one of for each row of logits of this shape."""
+    return [shape[0], *shape[2:]] if len(shape) > 1 else []
 
 
 def _fake_loss(input: Tensor, reduction: int) -> Tensor:
-    shape = _row_shape(input) if reduction == 0 else []
+    shape = _row_shape(input.shape) if reduction == 0 else []
     return input.new_empty(shape, dtype=compute_dtype(input))
 
 
 @torch.library.register_fake("makemore_ext::cross_entropy_forward")
 def _(
-    input: Tensor, target: Tensor, weight: Tensor | None, reduction: int, *_: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    statistics = input.new_empty([3, *_row_shape(input)], dtype=torch.float64)
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    reduction: int,
+    ignore_index: int,
+    label_smoothing: float,
+    lse_square_scale: float,
+    return_lse: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    statistics = input.new_empty([3, *_row_shape(input.shape)], dtype=torch.float64)
     total_weight = input.new_empty((), dtype=torch.float64)
-    return _fake_loss(input, reduction), statistics, total_weight
+    lse = input.new_empty(
+        _row_shape(input.shape) if return_lse else [0], dtype=compute_dtype(input)
+    )
+    return _fake_loss(input, reduction), statistics, total_weight, lse
 
 
 @torch.library.register_fake("makemore_ext::cross_entropy_forward_with_gradient")
@@ -59,10 +70,12 @@ def _(gradient: Tensor, factor: Tensor) -> None:
 def _fold(tensor: Tensor, dim: int | None, size: int, vector: bool) -> Tensor:
     """[B, N, ...] as [B N, ...], or [B, ...] where a sample is one row without dimension N."""
     batch = batch_first(tensor, dim, size)
-    return batch if vector else batch.reshape(-1, *batch.shape[2:])
+    return batch if vector else batch.flatten(0, 1)
 
 
 def _loop(operator: Any, size: int, in_dims: tuple, arguments: tuple) -> list[Any]:
+    """Sample by sample, as an operator knows one weight alone."""
+
     def sample(index: int) -> list[Any]:
         return [
             value if dim is None else value.select(dim, index)
@@ -72,35 +85,62 @@ def _loop(operator: Any, size: int, in_dims: tuple, arguments: tuple) -> list[An
     return [operator(*sample(index)) for index in range(size)]
 
 
+def _total_weight(target: Tensor, weight: Tensor | None, classes: int, ignore_index: int) -> Tensor:
+    """The divisor of the mean for each of the samples [B, rows] of class indices."""
+    target = target.long()
+    valid = target != ignore_index
+    if weight is None:
+        return valid.double().sum(1)
+    inside = (target >= 0) & (target < classes)  # what is not leaves NaN on a CUDA device
+    row_weight = torch.where(inside, weight[torch.where(inside, target, 0)].double(), torch.nan)
+    return torch.where(valid, row_weight, 0).sum(1)
+
+
 @torch.library.register_vmap("makemore_ext::cross_entropy_forward")
-def _(info: Any, in_dims: tuple, *arguments: Any) -> tuple[tuple, tuple]:
+def _(
+    info: Any,
+    in_dims: tuple,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    reduction: int,
+    ignore_index: int,
+    label_smoothing: float,
+    lse_square_scale: float,
+    return_lse: bool = False,
+) -> tuple[tuple, tuple]:
     operator = torch.ops.makemore_ext.cross_entropy_forward.default
-    input, target, weight, *rest = arguments
-    options, size = Options(*rest), info.batch_size
-    if in_dims[2] is not None:
-        results = _loop(operator, size, in_dims, arguments)
-        return tuple(torch.stack(column) for column in zip(*results, strict=True)), (0, 0, 0)
+    options = (ignore_index, label_smoothing, lse_square_scale, return_lse)
+    size = info.batch_size
+    if weight is not None and in_dims[2] is not None:
+        if size > 0:
+            arguments = (input, target, weight, reduction, *options)
+            results = _loop(operator, size, (*in_dims[:3], *[None] * 5), arguments)
+            return tuple(torch.stack(column) for column in zip(*results, strict=True)), (0,) * 4
+        weight = weight.new_ones(weight.shape[1 - in_dims[2] % 2])  # of which no row has need
 
     logits = batch_first(input, in_dims[0], size)
     vector = logits.dim() == 2
-    folded_target = _fold(target, in_dims[1], size, vector)
-    folded = operator(
-        _fold(input, in_dims[0], size, vector), folded_target, weight, 0, *options[1:]
+    losses, statistics, _, lse = operator(
+        _fold(input, in_dims[0], size, vector),
+        _fold(target, in_dims[1], size, vector),
+        weight,
+        0,
+        *options,
     )
-    rows = _row_shape(logits[0])
-    losses = folded[0].view(size, *rows)
-    statistics = folded[1].view(3, size, *rows)
+    rows = [size, *_row_shape(logits.shape[1:])]
+    count = math.prod(rows[1:])
+    losses = losses.reshape(rows)
     if target.is_floating_point():
-        total = torch.full((size,), losses[0].numel(), dtype=torch.float64, device=input.device)
+        total = torch.full((size,), count, dtype=torch.float64, device=input.device)
     else:
-        valid = folded_target != options.ignore_index
-        index = torch.where(valid, folded_target, 0).long()
-        row_weight = valid.double() if weight is None else torch.where(valid, weight[index], 0)
-        total = row_weight.double().view(size, -1).sum(1)
-    if options.reduction != 0:
-        sums = losses.double().view(size, -1).sum(1)
-        losses = (sums / total if options.reduction == MEAN else sums).to(losses.dtype)
-    return (losses, statistics, total), (0, 1, 0)
+        targets = batch_first(target, in_dims[1], size).reshape(size, count)
+        total = _total_weight(targets, weight, logits.shape[1 if vector else 2], ignore_index)
+    if reduction != NONE:
+        sums = losses.double().reshape(size, count).sum(1)
+        losses = (sums / total if reduction == MEAN else sums).to(losses.dtype)
+    results = losses, statistics.reshape(3, *rows), total, lse.reshape(rows) if return_lse else lse
+    return results, (0, 1, 0, 0 if return_lse else None)
 
 
 @torch.library.register_vmap("makemore_ext::cross_entropy_backward")
@@ -108,17 +148,19 @@ def _(info: Any, in_dims: tuple, *arguments: Any) -> tuple[Tensor, int]:
     operator = torch.ops.makemore_ext.cross_entropy_backward.default
     grad_output, grad_lse, input, target, weight, statistics, total, *rest = arguments
     options, size = Options(*rest), info.batch_size
-    if in_dims[4] is not None:
-        return torch.stack(_loop(operator, size, in_dims, arguments)), 0
+    if weight is not None and in_dims[4] is not None:
+        if size > 0:
+            return torch.stack(_loop(operator, size, in_dims, arguments)), 0
+        weight = weight.new_ones(weight.shape[1 - in_dims[4] % 2])
 
     logits = batch_first(input, in_dims[2], size)
     vector = logits.dim() == 2
-    rows = _row_shape(logits[0])
+    rows = _row_shape(logits.shape[1:])
     upstream = batch_first(grad_output, in_dims[0], size)
-    if options.reduction != 0:
+    if options.reduction != NONE:
         if options.reduction == MEAN:
             upstream = upstream / batch_first(total, in_dims[6], size)
-        upstream = upstream.view(size, *([1] * len(rows))).expand(size, *rows)
+        upstream = upstream.reshape(size, *([1] * len(rows))).expand(size, *rows)
     rows_shape = [size] if vector else [size * rows[0], *rows[1:]]
     lse_upstream = None
     if grad_lse is not None:
@@ -132,7 +174,7 @@ def _(info: Any, in_dims: tuple, *arguments: Any) -> tuple[Tensor, int]:
         weight,
         moved.expand(3, size, *rows).reshape(3, *rows_shape),
         torch.ones((), dtype=torch.float64, device=input.device),
-        0,
+        NONE,
         *options[1:],
     )
-    return gradient.view(logits.shape), 0
+    return gradient.reshape(logits.shape), 0

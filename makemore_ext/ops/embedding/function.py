@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from makemore_ext._native import operators
-from makemore_ext.ops.autograd import applier
+from makemore_ext.ops.autograd import taken_whole
 
 
 class EmbeddingFunction(torch.autograd.Function):
@@ -25,6 +25,7 @@ class EmbeddingFunction(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         input, weight, *padding_idx = inputs
         ctx.save_for_backward(input)
+        ctx.save_for_forward(input)
         ctx.num_embeddings = weight.shape[0]
         ctx.padding_idx = padding_idx[0] if padding_idx else -1
 
@@ -32,7 +33,12 @@ class EmbeddingFunction(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, Tensor, None]:
         (input,) = ctx.saved_tensors
         arguments = (grad_outputs[0], input, ctx.num_embeddings, ctx.padding_idx)
-        return None, _apply_backward(*arguments), None
+        return None, EmbeddingBackwardFunction.apply(*arguments), None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        (input,) = ctx.saved_tensors
+        return apply(input, tangents[1], ctx.padding_idx)
 
 
 class EmbeddingBackwardFunction(torch.autograd.Function):
@@ -48,8 +54,9 @@ class EmbeddingBackwardFunction(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.save_for_backward(inputs[1])
-        ctx.padding_idx = inputs[3]
+        _, input, ctx.num_embeddings, ctx.padding_idx = inputs
+        ctx.save_for_backward(input)
+        ctx.save_for_forward(input)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
@@ -59,6 +66,15 @@ class EmbeddingBackwardFunction(torch.autograd.Function):
             rows = rows.masked_fill((input == ctx.padding_idx).unsqueeze(-1), 0)
         return rows, None, None, None
 
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        (input,) = ctx.saved_tensors
+        return EmbeddingBackwardFunction.apply(
+            tangents[0], input, ctx.num_embeddings, ctx.padding_idx
+        )
 
-apply = applier(EmbeddingFunction)
-_apply_backward = applier(EmbeddingBackwardFunction)
+
+@taken_whole
+def apply(input: Tensor, weight: Tensor, padding_idx: int = -1) -> Tensor:
+    """See `EmbeddingFunction`."""
+    return EmbeddingFunction.apply(input, weight, padding_idx)
