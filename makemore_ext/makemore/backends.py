@@ -122,8 +122,8 @@ def autograd_loss(parameters: Parameters, x: Tensor, y: Tensor) -> Tensor:
     """The loss in torch's own functions, to be differentiated."""
     C, W1, b1, W2, b2, bngain, bnbias = parameters
     hprebn = torch.addmm(b1, F.embedding(x, C).flatten(1), W1)
-    # F.batch_norm divides by sqrt(v + eps) with the biased variance v, which is c times the unbiased
-    # one. As sqrt(v / c + EPS) = sqrt(v + c EPS) / sqrt(c), eps and the gain make up for it exactly.
+    # F.batch_norm takes the biased variance v, which is c times the unbiased one. As
+    # sqrt(v / c + EPS) = sqrt(v + c EPS) / sqrt(c), another eps and gain make up for it exactly.
     c = (len(y) - 1) / len(y)
     gain = bngain * math.sqrt(c)
     hpreact = F.batch_norm(hprebn, None, None, gain, bnbias, training=True, eps=EPS * c)
