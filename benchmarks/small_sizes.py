@@ -29,7 +29,7 @@ from makemore_ext.makemore import BACKENDS, MLP
 from makemore_ext.reference import Parameters
 
 AIM = 1.2  # torch / ours
-ROUNDS, CALLS = 21, 100  # of each contender: turns, and calls in a turn
+ROUNDS, CALLS = 31, 100  # of each contender: turns, and calls in a turn
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}  # of the largest value: these are the same sums
 LOGITS = ((1, 27), (32, 27), (128, 65), (1024, 27))
