@@ -36,6 +36,7 @@ take turns; the machine has neighbours, so only the ratios within a row stand.
         sections.of_backends(),
         sections.of_cross_entropy(),
         sections.of_batch_norm(),
+        sections.of_small_sizes(),
         sections.of_cuda(),
     )
     return wrapped("\n".join((head, *parts)))

@@ -23,16 +23,19 @@ CACHE_BYTES = 256 << 20  # more than any device's second-level cache
 Contenders = dict[str, Callable[[], Any]]
 
 
-def interleaved(functions: Contenders, rounds: int, device: str = "cpu") -> dict[str, float]:
+def interleaved(
+    functions: Contenders, rounds: int, device: str = "cpu", calls: int | None = None
+) -> dict[str, float]:
     """The median over the rounds of the seconds a call takes; in each round all take turns.
 
-    A machine that is slower for a while slows all of them: their ratios stand.
+    A machine that is slower for a while slows all of them: their ratios stand. A turn is of as many
+    `calls` for each, or of as many as fill SHORTEST_TURN.
     """
     turn = _cuda_turn if device == "cuda" else _turn
     repeats = {}
     for name, function in functions.items():
         function()
-        repeats[name] = max(1, round(SHORTEST_TURN / turn(function, 1)))
+        repeats[name] = calls or max(1, round(SHORTEST_TURN / turn(function, 1)))
         if device == "cuda":
             repeats[name] = min(repeats[name], MOST_CUDA_REPEATS)
     turns: dict[str, list[float]] = {name: [] for name in functions}

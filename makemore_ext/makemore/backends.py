@@ -5,6 +5,7 @@ n at least 2, and returns the loss (0-d, detached) and the gradient of every par
 agree to rounding; the backends differ in speed. They normalise with the unbiased variance.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -121,9 +122,11 @@ def autograd_loss(parameters: Parameters, x: Tensor, y: Tensor) -> Tensor:
     """The loss in torch's own functions, to be differentiated."""
     C, W1, b1, W2, b2, bngain, bnbias = parameters
     hprebn = torch.addmm(b1, F.embedding(x, C).flatten(1), W1)
-    # F.batch_norm normalises with the biased variance, so this is written out.
-    bnvar, bnmean = torch.var_mean(hprebn, 0, correction=1)
-    hpreact = bngain * ((hprebn - bnmean) * torch.rsqrt(bnvar + EPS)) + bnbias
+    # F.batch_norm takes the biased variance v, which is c times the unbiased one. As
+    # sqrt(v / c + EPS) = sqrt(v + c EPS) / sqrt(c), another eps and gain make up for it exactly.
+    c = (len(y) - 1) / len(y)
+    gain = bngain * math.sqrt(c)
+    hpreact = F.batch_norm(hprebn, None, None, gain, bnbias, training=True, eps=EPS * c)
     return F.cross_entropy(torch.addmm(b2, torch.tanh(hpreact), W2), y)
 
 
