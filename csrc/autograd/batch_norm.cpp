@@ -124,28 +124,19 @@ struct BatchNormBackwardBackward : NodeOf<BatchNormBackwardBackward> {
   }
 };
 
-void attach(const Tensor& output, const Tensor& statistics, const Tensor& input,
-            const Tensor& weight, const Tensor& bias, const Options& options) {
-  if (!compute_requires_grad(input, weight, bias)) {
-    return;
-  }
-  const auto node = c10::make_intrusive<BatchNormBackward>();
-  node->set_next_edges(collect_next_edges(input, weight, bias));
-  node->input = SavedVariable(input, false);
-  node->weight = SavedVariable(weight, false);
-  node->statistics = SavedVariable(statistics, false);
-  node->options = options;
-  set_history(output, node);
-  if (options.activation != 0) {
-    node->output = SavedOutput(output, true);
-  }
-}
-
+// Gives the output its node and its tangent.
 void derive(const Tensor& output, const Tensor& statistics, const Tensor& input,
-            const OptionalTensor& optional_weight, const OptionalTensor& optional_bias,
-            const Options& options) {
-  const Tensor weight = or_undefined(optional_weight), bias = or_undefined(optional_bias);
-  attach(output, statistics, input, weight, bias, options);
+            const Tensor& weight, const Tensor& bias, const Options& options) {
+  c10::intrusive_ptr<BatchNormBackward> node;
+  if (compute_requires_grad(input, weight, bias)) {
+    node = c10::make_intrusive<BatchNormBackward>();
+    node->set_next_edges(collect_next_edges(input, weight, bias));
+    node->input = SavedVariable(input, false);
+    node->weight = SavedVariable(weight, false);
+    node->statistics = SavedVariable(statistics, false);
+    node->options = options;
+    set_history(output, node);
+  }
   if (any_has_tangent({input, weight, bias})) {
     const variable_list tangents =
         call_formula(kFormulas, "tangent",
@@ -153,6 +144,9 @@ void derive(const Tensor& output, const Tensor& statistics, const Tensor& input,
                       tangent_of(weight), tangent_of(bias)},
                      as_tuple(options));
     set_tangent(output, tangents[0]);
+  }
+  if (node && options.activation != 0) {  // last, as it is saved with its tangent
+    node->output = SavedOutput(output, true);
   }
 }
 
@@ -167,7 +161,7 @@ std::tuple<Tensor, Tensor> batch_norm_forward_autograd(
                                          running_mean, running_var, training, correction, eps,
                                          activation);
   }();
-  derive(std::get<0>(result), std::get<1>(result), input, weight, bias,
+  derive(std::get<0>(result), std::get<1>(result), input, or_undefined(weight), or_undefined(bias),
          {training, correction, eps, activation});
   return result;
 }
@@ -182,7 +176,7 @@ std::tuple<Tensor, Tensor> batch_norm_forward_and_update_autograd(
                                                     weight, bias, running_mean, running_var,
                                                     momentum, correction, eps, activation);
   }();
-  derive(std::get<0>(result), std::get<1>(result), input, weight, bias,
+  derive(std::get<0>(result), std::get<1>(result), input, or_undefined(weight), or_undefined(bias),
          {true, correction, eps, activation});
   return result;
 }
@@ -305,7 +299,7 @@ Tensor compute(const Call& call) {
     output = from_handle(handles[0]);
     statistics = from_handle(handles[1]);
   }
-  attach(output, statistics, input, weight, bias, options);
+  derive(output, statistics, input, weight, bias, options);
   if (num_batches_tracked.defined()) {
     *num_batches_tracked.mutable_data_ptr<int64_t>() += 1;
     torch::autograd::impl::bump_version(num_batches_tracked);

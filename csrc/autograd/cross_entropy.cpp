@@ -76,14 +76,15 @@ Tensor scaled(Tensor gradient, const Tensor& factor) {
 struct CrossEntropyBackward : NodeOf<CrossEntropyBackward> {
   SavedVariable input, target, weight, statistics, total_weight, gradient;
   bool has_gradient = false;
+  bool is_taken = false;  // the gradient, by the first backward
   bool in_place = false;
   Options options{};
 
   template <typename Self>
   static auto members(Self& self) {
     return std::tie(self.input, self.target, self.weight, self.statistics, self.total_weight,
-                    self.gradient, self.has_gradient, self.in_place, self.options.reduction,
-                    self.options.ignore_index, self.options.label_smoothing,
+                    self.gradient, self.has_gradient, self.is_taken, self.in_place,
+                    self.options.reduction, self.options.ignore_index, self.options.label_smoothing,
                     self.options.lse_square_scale);
   }
 
@@ -99,7 +100,8 @@ struct CrossEntropyBackward : NodeOf<CrossEntropyBackward> {
                 "target or weight, got True");
     const std::lock_guard<std::mutex> lock(mutex_);
     const Tensor target_ = target.unpack(), weight_ = weight.unpack();
-    if (has_gradient && !at::GradMode::is_enabled()) {
+    const bool is_plain_here = is_plain_backward(grads[0]);
+    if (has_gradient && !at::GradMode::is_enabled() && (is_plain_here || !is_taken)) {
       return {of_saved_gradient(grads[0]), Tensor(), Tensor()};
     }
     const Tensor input_ = input.unpack();
@@ -128,13 +130,23 @@ struct CrossEntropyBackward : NodeOf<CrossEntropyBackward> {
  private:
   Tensor of_saved_gradient(const Tensor& grad_loss) {
     if (!is_plain_backward(grad_loss)) {
-      const Tensor saved = gradient.unpack();
-      return saved.mul(grad_loss);
+      return gradient.unpack().mul(grad_loss);
     }
     const at::AutoDispatchBelowADInplaceOrView guard;
-    has_gradient = false;  // given away: backward once more starts from the logits
-    const Tensor saved = take(gradient);
+    const Tensor saved = is_taken ? form_gradient() : take(gradient);
+    is_taken = true;
     return scaled(saved, grad_loss.to(compute_dtype(saved)));
+  }
+
+  // Once more, in the same way and with the same roundings.
+  Tensor form_gradient() {
+    const Tensor input_ = input.unpack(), weight_ = weight.unpack();
+    const CrossEntropyResults results = entries().cross_entropy(
+        to_handle(input_), to_handle(target.unpack()),
+        to_handle(weight_.defined() ? weight_.to(compute_dtype(input_)) : weight_), options,
+        Keeps::gradient, false);
+    from_handle(results.loss);
+    return from_handle(results.grad_input);
   }
 
   Tensor of_input(const Tensor& grad_loss, const Tensor& grad_lse, const Tensor& input_,

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
-from makemore_ext.ops.autograd import is_eager
+from makemore_ext._native import autograd, operators
 from makemore_ext.ops.batch_norm.checks import check
-from makemore_ext.ops.batch_norm.function import BatchNormFunction, apply
+from makemore_ext.ops.batch_norm.function import apply
 from makemore_ext.ops.batch_norm.options import ACTIVATIONS, Options
 from makemore_ext.ops.tensors import compute_dtype
 
@@ -59,7 +60,7 @@ def batch_norm(
     The derivation of the gradient is that of "makemore part 4", exercise 3; batch norm is from
     Ioffe and Szegedy (2015).
     """
-    check(
+    return normalize(
         input,
         running_mean,
         running_var,
@@ -70,38 +71,75 @@ def batch_norm(
         eps,
         correction,
         activation,
+        None,
     )
+
+
+def normalize(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    correction: int,
+    activation: str | None,
+    num_batches_tracked: Tensor | None,
+) -> Tensor:
+    """`batch_norm`, which also adds 1 to `num_batches_tracked`, unless that is None."""
+    arguments = input, running_mean, running_var, weight, bias, training, momentum, eps, correction
+    if autograd is not None and not torch.compiler.is_compiling():
+        result = autograd.batch_norm(*arguments, activation, num_batches_tracked)
+        if result is not NotImplemented:
+            return result
+    tensors = (input, running_mean, running_var, weight, bias)
+    if has_torch_function(tensors):
+        return handle_torch_function(
+            normalize, tensors, *arguments, activation, num_batches_tracked
+        )
+    check(*arguments, activation)
     dtype = compute_dtype(input)
-    if weight is not None and (weight.dtype is not dtype or weight.dim() != 1):
+    if weight is not None:
         weight = weight.to(dtype).reshape(-1)
-    if bias is not None and (bias.dtype is not dtype or bias.dim() != 1):
+    if bias is not None:
         bias = bias.to(dtype).reshape(-1)
     options = Options(
         training, float(momentum), float(correction), float(eps), ACTIVATIONS[activation]
     )
-    if torch.compiler.is_compiling():
-        # What is traced must not write to what it was given within a Function.
-        update = training and running_mean is not None
-        running = (None, None) if update else (running_mean, running_var)
-        output, statistics = apply(input, weight, bias, *running, options)
-        if update:
+    if training:
+        output, statistics = _forward(input, weight, bias, None, None, options)
+        if running_mean is not None:
             _update(running_mean, running_var, statistics, input, options)
-        return output
-    arguments = (input, weight, bias, running_mean, running_var, options)
-    needs_grad = torch.is_grad_enabled() and (
-        input.requires_grad
-        or (weight is not None and weight.requires_grad)
-        or (bias is not None and bias.requires_grad)
+    else:
+        output, _ = _forward(input, weight, bias, running_mean, running_var, options)
+    if num_batches_tracked is not None:
+        num_batches_tracked.add_(1)
+    return output
+
+
+def _forward(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    options: Options,
+) -> tuple[Tensor, Tensor]:
+    if autograd is None:
+        return apply(input, weight, bias, running_mean, running_var, options)
+    training, _, *rest = options
+    return operators.batch_norm_forward.default(
+        input, weight, bias, running_mean, running_var, training, *rest
     )
-    if not needs_grad and is_eager():
-        return BatchNormFunction.forward(*arguments)[0]
-    return apply(*arguments)[0]
 
 
 @torch.no_grad()
 def _update(
     running_mean: Any, running_var: Any, statistics: Tensor, input: Tensor, options: Options
 ) -> None:
+    """Takes the batch into the running statistics, apart from what is differentiated."""
     count = input.numel() // max(1, input.shape[1])
     if count == 0:
         return

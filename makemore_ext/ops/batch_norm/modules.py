@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from makemore_ext.ops.batch_norm.checks import check_keywords
-from makemore_ext.ops.batch_norm.functional import batch_norm
+from makemore_ext.ops.batch_norm.functional import normalize
 
 
 class _BatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -42,15 +42,15 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
         self._check_input_dim(input)
         running_mean, running_var = self.running_mean, self.running_var
         training = self.training or (running_mean is None and running_var is None)
-        momentum = 0.0 if self.momentum is None else self.momentum
+        momentum, counted = self.momentum, None
         if self.training:
-            if not self.track_running_stats:
+            if self.track_running_stats:
+                counted = self.num_batches_tracked
+            else:
                 running_mean = running_var = None
-            elif self.num_batches_tracked is not None:
-                self.num_batches_tracked.add_(1)
-                if self.momentum is None:  # the mean over all batches so far
-                    momentum = 1.0 / float(self.num_batches_tracked)
-        return batch_norm(
+        if momentum is None:  # the mean over all batches so far
+            momentum = 0.0 if counted is None else 1.0 / (float(counted) + 1.0)
+        return normalize(
             input,
             running_mean,
             running_var,
@@ -59,8 +59,9 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
             training,
             momentum,
             self.eps,
-            correction=self.correction,
-            activation=self.activation,
+            self.correction,
+            self.activation,
+            counted,
         )
 
 

@@ -78,7 +78,9 @@ def _is_valid(
 
 
 def check_inplace(input: Tensor) -> None:
-    """Raises RuntimeError where backward must not overwrite `input`."""
+    """Raises RuntimeError where there will be a backward that must not overwrite `input`."""
+    if not (isinstance(input, Tensor) and input.requires_grad and torch.is_grad_enabled()):
+        return
     base = input if input._base is None else input._base
     if base.is_leaf and base.requires_grad:
         raise RuntimeError(

@@ -6,13 +6,14 @@ The formulas stand in csrc/cpu/cross_entropy/cross_entropy.cpp.
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from makemore_ext._native import operators
+from makemore_ext._native import autograd, operators
 from makemore_ext.ops.autograd import is_eager
 from makemore_ext.ops.cross_entropy.checks import check, check_inplace
-from makemore_ext.ops.cross_entropy.function import GradientInForward, apply
+from makemore_ext.ops.cross_entropy.function import apply
 from makemore_ext.ops.cross_entropy.options import REDUCTIONS, Options, class_dim
 from makemore_ext.ops.tensors import check_indices, checks_cuda_indices, compute_dtype
 
@@ -69,6 +70,36 @@ def cross_entropy(
     """
     if size_average is not None or reduce is not None:
         reduction = _legacy_reduction(size_average, reduce)
+    if inplace_backward:
+        check_inplace(input)
+    if autograd is not None and not torch.compiler.is_compiling():
+        result = autograd.cross_entropy(
+            input,
+            target,
+            weight,
+            ignore_index,
+            reduction,
+            label_smoothing,
+            inplace_backward,
+            return_lse,
+            lse_square_scale,
+        )
+        if result is not NotImplemented:
+            return result
+    if has_torch_function_variadic(input, target, weight):
+        return handle_torch_function(
+            cross_entropy,
+            (input, target, weight),
+            input,
+            target,
+            weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            inplace_backward=inplace_backward,
+            return_lse=return_lse,
+            lse_square_scale=lse_square_scale,
+        )
     if isinstance(input, Tensor) and isinstance(target, Tensor) and input.dim() == 1:
         target = target.squeeze() if target.shape == (1,) and input.shape != (1,) else target
     check(input, target, weight, ignore_index, reduction, label_smoothing, lse_square_scale)
@@ -85,8 +116,7 @@ def cross_entropy(
             label_smoothing=label_smoothing,
         )
         return (loss, input.logsumexp(class_dim(input))) if return_lse else loss
-    eager = is_eager() and type(input) in (Tensor, nn.Parameter)
-    if eager and target.is_cuda and not target.is_floating_point() and checks_cuda_indices():
+    if target.is_cuda and not target.is_floating_point() and is_eager() and checks_cuda_indices():
         check_indices("target", target, input.shape[class_dim(input)], int(ignore_index))
     dtype = input.dtype
     if target.is_floating_point():
@@ -95,26 +125,12 @@ def cross_entropy(
         input, target = input.to(dtype), target.to(dtype)
     if weight is not None:
         weight = weight.to(compute_dtype(input))
-
-    grad_enabled = torch.is_grad_enabled()
-    needs_grad = grad_enabled and input.requires_grad
-    needs_other_grad = grad_enabled and (
-        target.requires_grad or (weight is not None and weight.requires_grad)
-    )
-    if inplace_backward and needs_grad:
-        check_inplace(input)
-    lse = None
-    if eager and not return_lse and not needs_grad and not needs_other_grad:
-        loss = operators.cross_entropy_forward.default(input, target, weight, *options)[0]
-    elif (
-        eager
-        and reduction != "none"
-        and dtype != torch.float16  # an upstream gradient may be there to keep it from underflow
-        and not (inplace_backward or return_lse or needs_other_grad)
-    ):
-        loss = GradientInForward.apply(input, target, weight, options)
+    if autograd is not None:
+        loss, _, _, lse = operators.cross_entropy_forward.default(
+            input, target, weight, *options, return_lse
+        )
     else:
-        inplace_backward = inplace_backward and eager
+        inplace_backward = inplace_backward and is_eager()
         loss, _, _, lse = apply(input, target, weight, options, inplace_backward, return_lse)
     if loss.dtype != dtype and not torch.is_autocast_enabled(input.device.type):
         loss = loss.to(dtype)
