@@ -100,23 +100,20 @@ def normalize(
             normalize, tensors, *arguments, activation, num_batches_tracked
         )
     check(*arguments, activation)
-    dtype = compute_dtype(input)
-    if weight is not None:
-        weight = weight.to(dtype).reshape(-1)
-    if bias is not None:
-        bias = bias.to(dtype).reshape(-1)
+    weight, bias = (_vector(tensor, compute_dtype(input)) for tensor in (weight, bias))
     options = Options(
         training, float(momentum), float(correction), float(eps), ACTIVATIONS[activation]
     )
-    if training:
-        output, statistics = _forward(input, weight, bias, None, None, options)
-        if running_mean is not None:
-            _update(running_mean, running_var, statistics, input, options)
-    else:
-        output, _ = _forward(input, weight, bias, running_mean, running_var, options)
+    output = _forward(input, weight, bias, running_mean, running_var, options)
     if num_batches_tracked is not None:
         num_batches_tracked.add_(1)
     return output
+
+
+def _vector(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    if tensor is None:
+        return None
+    return tensor.to(dtype) if tensor.dim() == 1 else tensor.to(dtype).reshape(-1)
 
 
 def _forward(
@@ -126,13 +123,20 @@ def _forward(
     running_mean: Tensor | None,
     running_var: Tensor | None,
     options: Options,
-) -> tuple[Tensor, Tensor]:
-    if autograd is None:
-        return apply(input, weight, bias, running_mean, running_var, options)
-    training, _, *rest = options
-    return operators.batch_norm_forward.default(
-        input, weight, bias, running_mean, running_var, training, *rest
-    )
+) -> Tensor:
+    arguments = (input, weight, bias, running_mean, running_var)
+    training, momentum, *rest = options
+    update = training and running_mean is not None
+    if autograd is not None:
+        if update:
+            return operators.batch_norm_forward_and_update.default(*arguments, momentum, *rest)[0]
+        return operators.batch_norm_forward.default(*arguments, training, *rest)[0]
+    if update and torch.compiler.is_compiling():
+        # What is traced must not write to what it was given within a Function.
+        output, statistics = apply(input, weight, bias, None, None, options)
+        _update(running_mean, running_var, statistics, input, options)
+        return output
+    return apply(*arguments, options)[0]
 
 
 @torch.no_grad()
