@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from makemore_ext.__main__ import main
+from makemore_ext.bench import interleaved
 
 
 @pytest.mark.parametrize("operation", ["cross_entropy", "batch_norm"])
@@ -31,3 +32,15 @@ def test_bad_shape(shape: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_without_a_device(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--device", "cuda"]) == 2
     assert "--device must be cpu where torch finds no CUDA device" in capsys.readouterr().err
+
+
+def test_turns_of_as_many_calls_for_each() -> None:
+    called = ""
+
+    def contender(name: str) -> None:
+        nonlocal called
+        called += name
+
+    functions = {name: lambda name=name: contender(name) for name in "ab"}
+    assert interleaved(functions, rounds=2, calls=3).keys() == {"a", "b"}
+    assert called == "ab" + 2 * "aaabbb"
