@@ -204,7 +204,7 @@ def plan_objects(cuda: Cuda | None) -> dict[str, tuple[str, str]]:
         source for folder in ("", "cpu", "ops") for source in Path("csrc", folder).glob("*.cpp")
     ]
     add("_C", once, stable)
-    add("_autograd", Path("csrc/autograd").glob("*.cpp"), extension)
+    add("_autograd", Path("csrc/autograd").rglob("*.cpp"), extension)
     return plan
 
 

@@ -1,16 +1,12 @@
 // The derivatives of cross entropy. The gradient of the logits is the operator
 // cross_entropy_backward, or is formed along with the loss; the others, and those of that operator,
 // are in makemore_ext/ops/cross_entropy/formulas.py.
-#include "cross_entropy.h"
-
-#include <ATen/autocast_mode.h>
-#include <ATen/record_function.h>
 #include <torch/library.h>
 
+#include "derivatives.h"
 #include "formulas.h"
 #include "handles.h"
-#include "nodes.h"
-#include "python_arguments.h"
+#include "plain.h"
 
 namespace makemore_ext {
 namespace {
@@ -199,17 +195,29 @@ struct CrossEntropyBackwardBackward : NodeOf<CrossEntropyBackwardBackward> {
   }
 };
 
-// The node of a loss, which is to be given what it saves beside its three tensors.
-c10::intrusive_ptr<CrossEntropyBackward> make_node(const Tensor& input, const Tensor& target,
-                                                   const Tensor& weight, const Options& options) {
-  auto node = c10::make_intrusive<CrossEntropyBackward>();
+}  // namespace
+
+void attach_cross_entropy(const Tensor& loss, const Tensor& lse, const Tensor& input,
+                          const Tensor& target, const Tensor& weight, const Options& options,
+                          const CrossEntropyKept& kept) {
+  if (!compute_requires_grad(input, target, weight)) {
+    return;
+  }
+  const auto node = c10::make_intrusive<CrossEntropyBackward>();
   node->set_next_edges(collect_next_edges(input, target, weight));
   node->input = SavedVariable(input, false);
   node->target = SavedVariable(target, false);
   node->weight = SavedVariable(weight, false);
+  node->statistics = SavedVariable(kept.statistics, false);
+  node->total_weight = SavedVariable(kept.total_weight, false);
+  node->gradient = SavedVariable(kept.gradient, false);
+  node->has_gradient = kept.gradient.defined();
+  node->in_place = kept.in_place;
   node->options = options;
-  return node;
+  set_history({loss, lse}, node);
 }
+
+namespace {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_forward_autograd(
     c10::DispatchKeySet keys, const Tensor& input, const Tensor& target,
@@ -224,12 +232,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_forward_autograd(
                                          lse_square_scale, return_lse);
   }();
   const auto& [loss, statistics, total_weight, lse] = result;
-  if (compute_requires_grad(input, target, weight)) {
-    const auto node = make_node(input, target, weight, options);
-    node->statistics = SavedVariable(statistics, false);
-    node->total_weight = SavedVariable(total_weight, false);
-    set_history({loss, return_lse ? lse : Tensor()}, node);
-  }
+  attach_cross_entropy(loss, return_lse ? lse : Tensor(), input, target, weight, options,
+                       {statistics, total_weight, Tensor()});
   if (any_has_tangent({input, target, weight})) {
     const variable_list tangents =
         call_formula(kFormulas, "tangents",
@@ -280,123 +284,7 @@ Tensor cross_entropy_backward_autograd(c10::DispatchKeySet keys, const Tensor& g
   return grad_input;
 }
 
-// The arguments of a call from Python.
-struct Call {
-  Tensor input, target, weight;
-  Options options{};
-  bool inplace_backward = false;
-  bool return_lse = false;
-
-  bool read_from(PyObject* const* arguments) {
-    return read(arguments[0], &input) && read(arguments[1], &target) &&
-           read_optional(arguments[2], &weight) && read(arguments[3], &options.ignore_index) &&
-           read_choice(arguments[4], {{"mean", 1}, {"sum", 2}, {"none", 0}}, &options.reduction) &&
-           read(arguments[5], &options.label_smoothing) && read(arguments[6], &inplace_backward) &&
-           read(arguments[7], &return_lse) && read(arguments[8], &options.lse_square_scale);
-  }
-
-  bool has_probabilities() const { return target.is_floating_point(); }
-
-  bool are_rows(at::IntArrayRef sizes) const {
-    const at::IntArrayRef all = input.sizes();
-    const std::size_t dim = all.size() == 1 ? 0 : 1;
-    return sizes.size() + 1 == all.size() && sizes.slice(0, dim) == all.slice(0, dim) &&
-           sizes.slice(dim) == all.slice(dim + 1);
-  }
-
-  int64_t classes() const { return input.size(input.dim() == 1 ? 0 : 1); }
-
-  // Whether it is one of those that need no conversion and no word of error.
-  bool is_served() const {
-    if (!is_supported(input) || input.dim() == 0 || classes() == 0 ||
-        target.device() != input.device() ||
-        !(options.label_smoothing >= 0 && options.label_smoothing <= 1)) {
-      return false;
-    }
-    if (has_probabilities()) {
-      if (target.scalar_type() != input.scalar_type() || target.sizes() != input.sizes() ||
-          options.ignore_index >= 0) {
-        return false;
-      }
-    } else if ((target.scalar_type() != at::kLong && target.scalar_type() != at::kByte) ||
-               !are_rows(target.sizes())) {
-      return false;
-    }
-    if (input.is_cuda() && std::getenv("MAKEMORE_EXT_CHECK") != nullptr) {
-      return false;
-    }
-    return !weight.defined() ||
-           (weight.dim() == 1 && weight.size(0) == classes() && weight.device() == input.device() &&
-            weight.scalar_type() == input.scalar_type() &&
-            (has_probabilities() || !compute_requires_grad(weight)));
-  }
-};
-
-// Loss and lse, the latter undefined where it is not asked for.
-std::pair<Tensor, Tensor> compute(const Call& call) {
-  const auto& [input, target, weight, options, inplace_backward, return_lse] = call;
-  const bool needs_grad = compute_requires_grad(input, target, weight);
-  // A half's upstream gradient may be there to keep the gradient from underflow.
-  const bool forms_gradient = options.reduced() && input.scalar_type() != at::kHalf &&
-                              !inplace_backward && !return_lse &&
-                              !compute_requires_grad(target, weight);
-  const Keeps keeps = !needs_grad      ? Keeps::nothing
-                      : forms_gradient ? Keeps::gradient
-                                       : Keeps::statistics;
-  Tensor loss, lse, statistics, total_weight, gradient;
-  {
-    const at::AutoDispatchBelowADInplaceOrView guard;
-    const Tensor weight_in_dtype = weight.defined() ? weight.to(compute_dtype(input)) : weight;
-    const CrossEntropyResults results =
-        entries().cross_entropy(to_handle(input), to_handle(target), to_handle(weight_in_dtype),
-                                options, keeps, return_lse);
-    loss = from_handle(results.loss);
-    lse = from_handle(results.lse);
-    statistics = from_handle(results.statistics);
-    total_weight = from_handle(results.total_weight);
-    gradient = from_handle(results.grad_input);
-    if (loss.scalar_type() != input.scalar_type() &&
-        !at::autocast::is_autocast_enabled(input.device().type())) {
-      loss = loss.to(input.scalar_type());
-    }
-  }
-  if (needs_grad) {
-    const auto node = make_node(input, target, weight, options);
-    node->in_place = inplace_backward;
-    node->has_gradient = gradient.defined();
-    node->gradient = SavedVariable(gradient, false);
-    node->statistics = SavedVariable(statistics, false);
-    node->total_weight = SavedVariable(total_weight, false);
-    set_history({loss, lse}, node);
-  }
-  return {loss, lse};
-}
-
 }  // namespace
-
-PyObject* cross_entropy(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
-  HANDLE_TH_ERRORS
-  Call call;
-  if (count != 9 || !is_plain_call() || !call.read_from(arguments) || !call.is_served()) {
-    Py_RETURN_NOTIMPLEMENTED;
-  }
-  RECORD_FUNCTION("makemore_ext::cross_entropy_forward", c10::ArrayRef<const c10::IValue>{});
-  std::pair<Tensor, Tensor> result;
-  try {
-    const pybind11::gil_scoped_release no_gil;
-    result = compute(call);
-  } catch (const std::out_of_range& error) {
-    PyErr_SetString(PyExc_IndexError, error.what());
-    return nullptr;
-  }
-  auto& [loss, lse] = result;
-  if (!call.return_lse) {
-    return THPVariable_Wrap(std::move(loss));
-  }
-  return pybind11::make_tuple(std::move(loss), std::move(lse)).release().ptr();
-  END_HANDLE_TH_ERRORS
-}
-
 }  // namespace makemore_ext
 
 TORCH_LIBRARY_IMPL(makemore_ext, Autograd, library) {

@@ -1,14 +1,11 @@
 // The derivatives of the embedding. The look-up is linear in weight and its backward linear in
 // grad_output, each the transpose of the other but for the row at padding_idx, which gets no
 // gradient.
-#include "embedding.h"
-
-#include <ATen/record_function.h>
 #include <torch/library.h>
 
+#include "derivatives.h"
 #include "handles.h"
-#include "nodes.h"
-#include "python_arguments.h"
+#include "plain.h"
 
 namespace makemore_ext {
 namespace {
@@ -83,8 +80,10 @@ struct EmbeddingBackwardBackward : EmbeddingNode<EmbeddingBackwardBackward> {
   }
 };
 
-void attach(const Tensor& output, const Tensor& input, const Tensor& weight,
-            const SymInt& padding_idx) {
+}  // namespace
+
+void attach_embedding(const Tensor& output, const Tensor& input, const Tensor& weight,
+                      const SymInt& padding_idx) {
   if (!compute_requires_grad(weight)) {
     return;
   }
@@ -93,6 +92,8 @@ void attach(const Tensor& output, const Tensor& input, const Tensor& weight,
   set_history(output, node);
 }
 
+namespace {
+
 Tensor embedding_autograd(c10::DispatchKeySet keys, const Tensor& input, const Tensor& weight,
                           SymInt padding_idx) {
   const Tensor output = [&] {
@@ -100,7 +101,7 @@ Tensor embedding_autograd(c10::DispatchKeySet keys, const Tensor& input, const T
     return forward_operator().redispatch(keys & c10::after_autograd_keyset, input, weight,
                                          padding_idx);
   }();
-  attach(output, input, weight, padding_idx);
+  attach_embedding(output, input, weight, padding_idx);
   if (any_has_tangent({weight})) {
     set_tangent(output, forward_operator().call(input, tangent_of(weight), padding_idx));
   }
@@ -127,49 +128,7 @@ Tensor embedding_backward_autograd(c10::DispatchKeySet keys, const Tensor& grad_
   return grad_weight;
 }
 
-// As torch has it: a negative one counts from the end. False where it is none of the table's.
-bool read_padding(PyObject* object, int64_t num_embeddings, int64_t* padding_idx) {
-  if (object == Py_None) {
-    *padding_idx = -1;
-    return true;
-  }
-  if (!read(object, padding_idx)) {
-    return false;
-  }
-  *padding_idx += *padding_idx < 0 ? num_embeddings : 0;
-  return *padding_idx >= 0 && *padding_idx < num_embeddings;
-}
-
 }  // namespace
-
-PyObject* embedding(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
-  HANDLE_TH_ERRORS
-  Tensor input, weight;
-  int64_t padding_idx = -1;
-  if (count != 3 || !is_plain_call() || !read(arguments[0], &input) ||
-      !read(arguments[1], &weight) || !input.is_cpu() || !weight.is_cpu() || weight.dim() != 2 ||
-      !is_supported(weight) ||
-      (input.scalar_type() != at::kLong && input.scalar_type() != at::kInt) ||
-      !read_padding(arguments[2], weight.size(0), &padding_idx)) {
-    Py_RETURN_NOTIMPLEMENTED;
-  }
-  RECORD_FUNCTION("makemore_ext::embedding", c10::ArrayRef<const c10::IValue>{});
-  Tensor output;
-  try {
-    const pybind11::gil_scoped_release no_gil;
-    {
-      const at::AutoDispatchBelowADInplaceOrView guard;
-      output = from_handle(entries().embedding(to_handle(input), to_handle(weight), padding_idx));
-    }
-    attach(output, input, weight, padding_idx);
-  } catch (const std::out_of_range& error) {
-    PyErr_SetString(PyExc_IndexError, error.what());
-    return nullptr;
-  }
-  return THPVariable_Wrap(std::move(output));
-  END_HANDLE_TH_ERRORS
-}
-
 }  // namespace makemore_ext
 
 TORCH_LIBRARY_IMPL(makemore_ext, Autograd, library) {

@@ -6,6 +6,8 @@
 #include <torch/csrc/autograd/saved_variable.h>
 #include <torch/csrc/dynamo/compiled_autograd.h>
 
+#include <algorithm>
+#include <initializer_list>
 #include <optional>
 #include <tuple>
 #include <type_traits>

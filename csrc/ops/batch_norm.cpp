@@ -297,21 +297,19 @@ void implement(Library& library) {
 
 }  // namespace
 
-std::array<AtenTensorHandle, 2> batch_norm_entry(AtenTensorHandle input, AtenTensorHandle weight,
-                                                 AtenTensorHandle bias,
-                                                 AtenTensorHandle running_mean,
-                                                 AtenTensorHandle running_var, double momentum,
-                                                 const BatchNormOptions& options) {
+std::array<Handle, 2> batch_norm_entry(Handle input, Handle weight, Handle bias,
+                                       Handle running_mean, Handle running_var, double momentum,
+                                       const BatchNormOptions& options) {
   const auto [output, statistics] =
       forward(Tensor(input), take_handle(weight), take_handle(bias),
               {take_handle(running_mean), take_handle(running_var), momentum}, options);
   return {give_handle(output), give_handle(statistics)};
 }
 
-std::array<AtenTensorHandle, 3> batch_norm_backward_entry(
-    AtenTensorHandle grad_output, AtenTensorHandle input, AtenTensorHandle weight,
-    AtenTensorHandle output, AtenTensorHandle statistics, const BatchNormOptions& options,
-    bool needs_grad_input, bool needs_grad_parameters) {
+std::array<Handle, 3> batch_norm_backward_entry(Handle grad_output, Handle input, Handle weight,
+                                                Handle output, Handle statistics,
+                                                const BatchNormOptions& options,
+                                                bool needs_grad_input, bool needs_grad_parameters) {
   const auto [grad_input, grad_weight, grad_bias] = batch_norm_backward(
       Tensor(grad_output), Tensor(input), take_handle(weight), take_handle(output),
       Tensor(statistics), options.training, options.correction, options.activation,

@@ -143,9 +143,9 @@ struct Forward {
 
 Forward forward(const Problem& problem, const Tensor& input, const Options& options,
                 bool keep_statistics) {
-  Forward result{options.reduced() ? allocate(input, {}, compute_dtype(input))
-                                   : allocate(input, row_sizes(input, {}), compute_dtype(input)),
-                 std::nullopt, std::nullopt};
+  const std::vector<int64_t> sizes =
+      options.reduced() ? std::vector<int64_t>{} : row_sizes(input, {});
+  Forward result{allocate(input, sizes, compute_dtype(input)), std::nullopt, std::nullopt};
   if (keep_statistics) {
     result.statistics = allocate(input, row_sizes(input, {3}), ScalarType::Double);
   }
@@ -310,9 +310,9 @@ void implement(Library& library) {
 
 }  // namespace
 
-CrossEntropyResults cross_entropy_entry(AtenTensorHandle input, AtenTensorHandle target,
-                                        AtenTensorHandle weight, const CrossEntropyOptions& options,
-                                        CrossEntropyKeeps keeps, bool return_lse) {
+CrossEntropyResults cross_entropy_entry(Handle input, Handle target, Handle weight,
+                                        const CrossEntropyOptions& options, CrossEntropyKeeps keeps,
+                                        bool return_lse) {
   const Tensor logits(input);
   const Problem problem(logits, Tensor(target), take_handle(weight), options,
                         keeps == Keeps::gradient ? GradientMemory::fresh : GradientMemory::none);
@@ -324,12 +324,10 @@ CrossEntropyResults cross_entropy_entry(AtenTensorHandle input, AtenTensorHandle
           give_handle(problem.gradient())};
 }
 
-AtenTensorHandle cross_entropy_backward_entry(AtenTensorHandle grad_output,
-                                              AtenTensorHandle grad_lse, AtenTensorHandle input,
-                                              AtenTensorHandle target, AtenTensorHandle weight,
-                                              AtenTensorHandle statistics,
-                                              AtenTensorHandle total_weight,
-                                              const CrossEntropyOptions& options, bool in_place) {
+Handle cross_entropy_backward_entry(Handle grad_output, Handle grad_lse, Handle input,
+                                    Handle target, Handle weight, Handle statistics,
+                                    Handle total_weight, const CrossEntropyOptions& options,
+                                    bool in_place) {
   const auto& [reduction, ignore_index, label_smoothing, lse_square_scale] = options;
   const auto call = [&](const auto& function) {
     Tensor logits(input);
@@ -344,7 +342,7 @@ AtenTensorHandle cross_entropy_backward_entry(AtenTensorHandle grad_output,
   return give_handle(call(cross_entropy_backward));
 }
 
-void cross_entropy_scale_entry(AtenTensorHandle gradient, AtenTensorHandle factor) {
+void cross_entropy_scale_entry(Handle gradient, Handle factor) {
   Tensor scaled(gradient);
   cross_entropy_scale(scaled, Tensor(factor));
 }

@@ -135,13 +135,12 @@ void implement(Library& library) {
 
 }  // namespace
 
-AtenTensorHandle embedding_entry(AtenTensorHandle input, AtenTensorHandle weight,
-                                 int64_t padding_idx) {
+Handle embedding_entry(Handle input, Handle weight, int64_t padding_idx) {
   return give_handle(embedding(Tensor(input), Tensor(weight), padding_idx));
 }
 
-AtenTensorHandle embedding_backward_entry(AtenTensorHandle grad_output, AtenTensorHandle input,
-                                          int64_t num_embeddings, int64_t padding_idx) {
+Handle embedding_backward_entry(Handle grad_output, Handle input, int64_t num_embeddings,
+                                int64_t padding_idx) {
   return give_handle(
       embedding_backward(Tensor(grad_output), Tensor(input), num_embeddings, padding_idx));
 }

@@ -10,6 +10,8 @@
 
 namespace makemore_ext {
 
+using Handle = AtenTensorHandle;
+
 struct CrossEntropyOptions {
   int64_t reduction;
   int64_t ignore_index;
@@ -23,20 +25,18 @@ struct CrossEntropyOptions {
 enum class CrossEntropyKeeps { nothing, statistics, gradient };
 
 struct CrossEntropyResults {
-  AtenTensorHandle loss, statistics, total_weight, lse, grad_input;
+  Handle loss, statistics, total_weight, lse, grad_input;
 };
 
-CrossEntropyResults cross_entropy_entry(AtenTensorHandle input, AtenTensorHandle target,
-                                        AtenTensorHandle weight, const CrossEntropyOptions& options,
-                                        CrossEntropyKeeps keeps, bool return_lse);
+CrossEntropyResults cross_entropy_entry(Handle input, Handle target, Handle weight,
+                                        const CrossEntropyOptions& options, CrossEntropyKeeps keeps,
+                                        bool return_lse);
 // Null where the gradient took the memory of the input.
-AtenTensorHandle cross_entropy_backward_entry(AtenTensorHandle grad_output,
-                                              AtenTensorHandle grad_lse, AtenTensorHandle input,
-                                              AtenTensorHandle target, AtenTensorHandle weight,
-                                              AtenTensorHandle statistics,
-                                              AtenTensorHandle total_weight,
-                                              const CrossEntropyOptions& options, bool in_place);
-void cross_entropy_scale_entry(AtenTensorHandle gradient, AtenTensorHandle factor);
+Handle cross_entropy_backward_entry(Handle grad_output, Handle grad_lse, Handle input,
+                                    Handle target, Handle weight, Handle statistics,
+                                    Handle total_weight, const CrossEntropyOptions& options,
+                                    bool in_place);
+void cross_entropy_scale_entry(Handle gradient, Handle factor);
 
 struct BatchNormOptions {
   bool training;
@@ -46,21 +46,18 @@ struct BatchNormOptions {
 };
 
 // Output and statistics.
-std::array<AtenTensorHandle, 2> batch_norm_entry(AtenTensorHandle input, AtenTensorHandle weight,
-                                                 AtenTensorHandle bias,
-                                                 AtenTensorHandle running_mean,
-                                                 AtenTensorHandle running_var, double momentum,
-                                                 const BatchNormOptions& options);
+std::array<Handle, 2> batch_norm_entry(Handle input, Handle weight, Handle bias,
+                                       Handle running_mean, Handle running_var, double momentum,
+                                       const BatchNormOptions& options);
 // For input, weight and bias.
-std::array<AtenTensorHandle, 3> batch_norm_backward_entry(
-    AtenTensorHandle grad_output, AtenTensorHandle input, AtenTensorHandle weight,
-    AtenTensorHandle output, AtenTensorHandle statistics, const BatchNormOptions& options,
-    bool needs_grad_input, bool needs_grad_parameters);
+std::array<Handle, 3> batch_norm_backward_entry(Handle grad_output, Handle input, Handle weight,
+                                                Handle output, Handle statistics,
+                                                const BatchNormOptions& options,
+                                                bool needs_grad_input, bool needs_grad_parameters);
 
-AtenTensorHandle embedding_entry(AtenTensorHandle input, AtenTensorHandle weight,
-                                 int64_t padding_idx);
-AtenTensorHandle embedding_backward_entry(AtenTensorHandle grad_output, AtenTensorHandle input,
-                                          int64_t num_embeddings, int64_t padding_idx);
+Handle embedding_entry(Handle input, Handle weight, int64_t padding_idx);
+Handle embedding_backward_entry(Handle grad_output, Handle input, int64_t num_embeddings,
+                                int64_t padding_idx);
 
 // All of them, by name: how one module gives them to the other.
 struct Entries {

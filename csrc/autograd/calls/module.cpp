@@ -3,10 +3,8 @@
 // against, and needs makemore_ext._C loaded before.
 #include <torch/csrc/python_headers.h>
 
-#include "batch_norm.h"
-#include "cross_entropy.h"
-#include "embedding.h"
-#include "handles.h"
+#include "../handles.h"
+#include "calls.h"
 
 namespace makemore_ext {
 namespace {

@@ -7,7 +7,7 @@
 #include <initializer_list>
 #include <utility>
 
-#include "plain.h"
+#include "../plain.h"
 
 namespace makemore_ext {
 
