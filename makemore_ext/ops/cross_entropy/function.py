@@ -16,12 +16,13 @@ from makemore_ext.ops.cross_entropy.options import NONE, Options
 
 
 class CrossEntropyFunction(torch.autograd.Function):
-    """apply(input, target, weight, options, inplace_backward, return_lse).
+    """apply(input, target, weight, *options, inplace_backward, return_lse).
 
-    Gives loss, statistics, total_weight and lse, as the operator does. `options` are a reduction of
-    REDUCTIONS, ignore_index, label_smoothing and lse_square_scale. `loss` and `lse` [N, d1, ...],
-    which has no elements unless `return_lse`, are float32, or float64 for float64 input, and
-    differentiable. `statistics` [3, N, d1, ...] and `total_weight` [] are what backward needs.
+    Gives loss, statistics, total_weight and lse, as the operator does. The four `options`, flat as
+    torch's vmap has them, are a reduction of REDUCTIONS, ignore_index, label_smoothing and
+    lse_square_scale. `loss` and `lse` [N, d1, ...], which has no elements unless `return_lse`, are
+    float32, or float64 for float64 input, and differentiable. `statistics` [3, N, d1, ...] and
+    `total_weight` [] are what backward needs.
     """
 
     generate_vmap_rule = True
@@ -31,15 +32,28 @@ class CrossEntropyFunction(torch.autograd.Function):
         input: Tensor,
         target: Tensor,
         weight: Tensor | None,
-        options: Options,
+        reduction: int,
+        ignore_index: int,
+        label_smoothing: float,
+        lse_square_scale: float,
         inplace_backward: bool,
         return_lse: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return operators.cross_entropy_forward.default(input, target, weight, *options, return_lse)
+        return operators.cross_entropy_forward.default(
+            input,
+            target,
+            weight,
+            reduction,
+            ignore_index,
+            label_smoothing,
+            lse_square_scale,
+            return_lse,
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-        input, target, weight, ctx.options, ctx.inplace_backward, ctx.return_lse = inputs
+        input, target, weight, *options, ctx.inplace_backward, ctx.return_lse = inputs
+        ctx.options = Options(*options)
         _, statistics, total_weight, lse = output
         ctx.mark_non_differentiable(statistics, total_weight, *([] if ctx.return_lse else [lse]))
         ctx.set_materialize_grads(False)
@@ -50,7 +64,7 @@ class CrossEntropyFunction(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         grad_loss, _, _, grad_lse = grads
         if grad_loss is None and grad_lse is None:
-            return (None,) * 6
+            return (None,) * 9
         input, target, weight, statistics, total_weight = ctx.saved_tensors
         needs_input, needs_target, needs_weight, *_ = ctx.needs_input_grad
         if ctx.inplace_backward and (torch.is_grad_enabled() or needs_target or needs_weight):
@@ -73,14 +87,12 @@ class CrossEntropyFunction(torch.autograd.Function):
                 torch.autograd.graph.increment_version(input)
                 grad_input = input.detach()
             else:
-                grad_input = _apply_backward(*tensors, ctx.options)
+                grad_input = _apply_backward(*tensors, *ctx.options)
         return (
             grad_input,
             grad_target if needs_target else None,
             grad_weight if needs_weight else None,
-            None,
-            None,
-            None,
+            *[None] * 6,
         )
 
     @staticmethod
@@ -103,7 +115,7 @@ class CrossEntropyBackwardFunction(torch.autograd.Function):
         weight: Tensor | None,
         statistics: Tensor,
         total_weight: Tensor,
-        options: Options,
+        *options: Any,
     ) -> Tensor:
         return operators.cross_entropy_backward.default(
             grad_loss, grad_lse, input, target, weight, statistics, total_weight, *options
@@ -111,7 +123,7 @@ class CrossEntropyBackwardFunction(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        *tensors, _, _, ctx.options = inputs
+        tensors, ctx.options = inputs[:5], Options(*inputs[7:])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
@@ -119,9 +131,9 @@ class CrossEntropyBackwardFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         if grads[0] is None:
-            return (None,) * 8
+            return (None,) * 11
         result = formulas.second_gradients(grads[0], *ctx.saved_tensors, ctx.options)
-        return *result, None, None, None
+        return *result, *[None] * 6
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
@@ -153,7 +165,7 @@ class GradientInForward(torch.autograd.Function):
             kept = operators.cross_entropy_forward.default(
                 *[None if tensor is None else tensor.detach() for tensor in tensors], *ctx.options
             )[1:3]
-            return _apply_backward(grad_loss, None, *tensors, *kept, ctx.options), None, None, None
+            return _apply_backward(grad_loss, None, *tensors, *kept, *ctx.options), None, None, None
         # One by one, as the logits may have changed by now.
         _, target, weight, gradient = ctx._raw_saved_tensors
         for argument in (target, weight):
@@ -183,7 +195,7 @@ def apply(
     return_lse: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `CrossEntropyFunction`."""
-    return CrossEntropyFunction.apply(input, target, weight, options, inplace_backward, return_lse)
+    return CrossEntropyFunction.apply(input, target, weight, *options, inplace_backward, return_lse)
 
 
 _apply_backward = CrossEntropyBackwardFunction.apply
