@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from makemore_ext._native import operators
-from makemore_ext.ops.autograd import taken_whole
+from makemore_ext.ops.autograd import check_forward_mode, no_tangent, taken_whole
 from makemore_ext.ops.batch_norm import formulas
 from makemore_ext.ops.batch_norm.options import Options
 
@@ -67,8 +67,10 @@ class BatchNormFunction(torch.autograd.Function):
         )
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, None]:
-        return formulas.tangent(*ctx.saved_tensors, *tangents[:3], ctx.options), None
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, Tensor | None]:
+        check_forward_mode("batch_norm")
+        output = formulas.tangent(*ctx.saved_tensors, *tangents[:3], ctx.options)
+        return output, no_tangent(ctx.saved_tensors[3])
 
 
 class BatchNormBackwardFunction(torch.autograd.Function):
@@ -113,11 +115,11 @@ class BatchNormBackwardFunction(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
+        check_forward_mode("batch_norm")
         result = formulas.second_tangents(*ctx.saved_tensors, *tangents[:4], ctx.options)
-        grad_input, *grads = result
-        return (
-            grad_input if ctx.needs_grad_input else None,
-            *(grads if ctx.needs_grad_parameters else (None, None)),
+        needed = (ctx.needs_grad_input, *[ctx.needs_grad_parameters] * 2)
+        return tuple(
+            tangent if needs else None for tangent, needs in zip(result, needed, strict=True)
         )
 
 

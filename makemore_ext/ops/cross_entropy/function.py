@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from makemore_ext._native import operators
-from makemore_ext.ops.autograd import is_batched, taken_whole
+from makemore_ext.ops.autograd import check_forward_mode, is_batched, no_tangent, taken_whole
 from makemore_ext.ops.cross_entropy import formulas
 from makemore_ext.ops.cross_entropy.options import NONE, Options
 
@@ -57,8 +57,9 @@ class CrossEntropyFunction(torch.autograd.Function):
         _, statistics, total_weight, lse = output
         ctx.mark_non_differentiable(statistics, total_weight, *([] if ctx.return_lse else [lse]))
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(input, target, weight, statistics, total_weight)
-        ctx.save_for_forward(input, target, weight)
+        tensors = (input, target, weight, statistics, total_weight)
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -97,8 +98,11 @@ class CrossEntropyFunction(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
-        loss, lse = formulas.tangents(*ctx.saved_tensors, *tangents[:3], ctx.options)
-        return loss, None, None, lse if ctx.return_lse else None
+        check_forward_mode("cross_entropy")
+        *tensors, statistics, total_weight = ctx.saved_tensors
+        loss, lse = formulas.tangents(*tensors, *tangents[:3], ctx.options)
+        constants = no_tangent(statistics), no_tangent(total_weight)
+        return loss, *constants, lse if ctx.return_lse else None
 
 
 class CrossEntropyBackwardFunction(torch.autograd.Function):
@@ -137,6 +141,7 @@ class CrossEntropyBackwardFunction(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        check_forward_mode("cross_entropy")
         return formulas.second_tangent(*ctx.saved_tensors, *tangents[:5], ctx.options)
 
 
