@@ -7,10 +7,16 @@ import sys
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from makemore_ext._native import operators
-from makemore_ext.ops.autograd import check_forward_mode, is_batched, no_tangent, taken_whole
+from makemore_ext.ops.autograd import (
+    check_forward_mode,
+    is_batched,
+    is_eager,
+    no_tangent,
+    taken_whole,
+)
 from makemore_ext.ops.cross_entropy import formulas
 from makemore_ext.ops.cross_entropy.options import NONE, Options
 
@@ -187,7 +193,7 @@ def _is_ours_alone(tensor: Tensor, references: int) -> bool:
     """Whether nobody else has what `tensor` holds; of the two `references` one is the count's."""
     storage = tensor.untyped_storage()
     users = torch._C._storage_Use_Count(storage._cdata)  # the tensor, and what asks
-    return references == 2 and tensor._use_count() == 1 and users == 2
+    return references <= 2 and tensor._use_count() == 1 and users == 2
 
 
 @taken_whole
@@ -200,6 +206,19 @@ def apply(
     return_lse: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `CrossEntropyFunction`."""
+    if (
+        is_eager()
+        and type(input) in (Tensor, nn.Parameter)
+        and torch.is_grad_enabled()
+        and input.requires_grad
+        and not (target.requires_grad or (weight is not None and weight.requires_grad))
+        and options.reduction != NONE
+        and input.dtype != torch.float16  # an upstream gradient may keep it from underflow
+        and not (inplace_backward or return_lse)
+    ):
+        loss = GradientInForward.apply(input, target, weight, options)
+        empty = loss.detach().new_empty(0)  # what backward needs is kept within
+        return loss, empty, empty, empty
     return CrossEntropyFunction.apply(input, target, weight, *options, inplace_backward, return_lse)
 
 
