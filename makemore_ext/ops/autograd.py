@@ -5,6 +5,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType
+from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.autograd import forward_ad
 
 from makemore_ext._native import autograd
@@ -24,6 +26,24 @@ def is_eager() -> bool:
 def is_batched(grad: Tensor) -> bool:
     """Whether `grad` stands for many: torch.func.vmap, or torch.autograd.grad(is_grads_batched)."""
     return not is_eager() or torch._C._functorch.is_legacy_batchedtensor(grad)
+
+
+def check_forward_mode(operation: str) -> None:
+    """Raises RuntimeError for tangents of tangents, which the jvp of a Function takes for 0."""
+    transforms = [interpreter.key() for interpreter in retrieve_all_functorch_interpreters()]
+    if transforms.count(TransformType.Jvp) > 1:
+        raise RuntimeError(
+            f"{operation} has no jvp of jvp, nor jacfwd of jacfwd, on the autograd of Python: "
+            "native autograd, which is built for one version of torch, has"
+        )
+
+
+def no_tangent(output: Tensor) -> Tensor | None:
+    """What the jvp of a Function returns for an output that is not differentiable.
+
+    That is None, but where torch.func.vmap maps over it and forgets what the Function said of it.
+    """
+    return torch.zeros_like(output) if torch._C._functorch.is_batchedtensor(output) else None
 
 
 def taken_whole(function: Called) -> Called:

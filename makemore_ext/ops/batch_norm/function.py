@@ -6,19 +6,19 @@ import torch
 from torch import Tensor
 
 from makemore_ext._native import operators
-from makemore_ext.ops.autograd import taken_whole
+from makemore_ext.ops.autograd import check_forward_mode, no_tangent, taken_whole
 from makemore_ext.ops.batch_norm import formulas
 from makemore_ext.ops.batch_norm.options import Options
 
 
 class BatchNormFunction(torch.autograd.Function):
-    """apply(input, weight, bias, running_mean, running_var, options) -> output, statistics.
+    """apply(input, weight, bias, running_mean, running_var, *options) -> output, statistics.
 
     `input` is [N, C, d1, ...], `weight` and `bias` are None or [C] float32, or float64 for float64
-    input. `options` are training, momentum, correction, eps and a number of ACTIVATIONS. The
-    running statistics [C] are read in evaluation and, unless None, updated in training.
-    `statistics` [3, C] float64 are mean, variance and 1 / sqrt(variance + eps) of each channel, and
-    not differentiable.
+    input. The five `options`, flat as torch's vmap has them, are training, momentum, correction,
+    eps and a number of ACTIVATIONS. The running statistics [C] are read in evaluation and, unless
+    None, updated in training. `statistics` [3, C] float64 are mean, variance and
+    1 / sqrt(variance + eps) of each channel, and not differentiable.
     """
 
     generate_vmap_rule = True
@@ -30,9 +30,10 @@ class BatchNormFunction(torch.autograd.Function):
         bias: Tensor | None,
         running_mean: Tensor | None,
         running_var: Tensor | None,
-        options: Options,
+        training: bool,
+        momentum: float,
+        *rest: Any,
     ) -> tuple[Tensor, Tensor]:
-        training, momentum, *rest = options
         tensors = (input, weight, bias, running_mean, running_var)
         if training and running_mean is not None:
             return operators.batch_norm_forward_and_update.default(*tensors, momentum, *rest)
@@ -40,8 +41,8 @@ class BatchNormFunction(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, outputs: tuple[Tensor, Tensor]) -> None:
-        input, weight, _, _, _, options = inputs
-        training, _, correction, _, activation = options
+        input, weight, *_ = inputs
+        training, _, correction, _, activation = inputs[5:]
         output, statistics = outputs
         ctx.options = training, correction, activation
         ctx.mark_non_differentiable(statistics)
@@ -53,23 +54,23 @@ class BatchNormFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         if grads[0] is None:
-            return (None,) * 6
+            return (None,) * 10
         needs_input, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         grad_input, grad_weight, grad_bias = BatchNormBackwardFunction.apply(
-            grads[0], *ctx.saved_tensors, ctx.options, needs_input, needs_weight or needs_bias
+            grads[0], *ctx.saved_tensors, *ctx.options, needs_input, needs_weight or needs_bias
         )
         return (
             grad_input if needs_input else None,
             grad_weight if needs_weight else None,
             grad_bias if needs_bias else None,
-            None,
-            None,
-            None,
+            *[None] * 7,
         )
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, None]:
-        return formulas.tangent(*ctx.saved_tensors, *tangents[:3], ctx.options), None
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, Tensor | None]:
+        check_forward_mode("batch_norm")
+        output = formulas.tangent(*ctx.saved_tensors, *tangents[:3], ctx.options)
+        return output, no_tangent(ctx.saved_tensors[3])
 
 
 class BatchNormBackwardFunction(torch.autograd.Function):
@@ -88,24 +89,16 @@ class BatchNormBackwardFunction(torch.autograd.Function):
         weight: Tensor | None,
         output: Tensor | None,
         statistics: Tensor,
-        options: tuple[bool, float, int],
-        needs_grad_input: bool,
-        needs_grad_parameters: bool,
+        *options: Any,
     ) -> tuple[Tensor, Tensor, Tensor]:
         return operators.batch_norm_backward.default(
-            grad_output,
-            input,
-            weight,
-            output,
-            statistics,
-            *options,
-            needs_grad_input,
-            needs_grad_parameters,
+            grad_output, input, weight, output, statistics, *options
         )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, outputs: tuple[Tensor, ...]) -> None:
-        *tensors, ctx.options, ctx.needs_grad_input, ctx.needs_grad_parameters = inputs
+        *options, ctx.needs_grad_input, ctx.needs_grad_parameters = inputs[5:]
+        tensors, ctx.options = inputs[:5], tuple(options)
         grad_input, *grads = outputs
         unneeded = [] if ctx.needs_grad_input else [grad_input]
         ctx.mark_non_differentiable(*unneeded, *([] if ctx.needs_grad_parameters else grads))
@@ -116,17 +109,17 @@ class BatchNormBackwardFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         if all(grad is None for grad in grads):
-            return (None,) * 8
+            return (None,) * 10
         result = formulas.second_gradients(*grads, *ctx.saved_tensors, ctx.options)
-        return *result, None, None, None, None
+        return *result, *[None] * 6
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
+        check_forward_mode("batch_norm")
         result = formulas.second_tangents(*ctx.saved_tensors, *tangents[:4], ctx.options)
-        grad_input, *grads = result
-        return (
-            grad_input if ctx.needs_grad_input else None,
-            *(grads if ctx.needs_grad_parameters else (None, None)),
+        needed = (ctx.needs_grad_input, *[ctx.needs_grad_parameters] * 2)
+        return tuple(
+            tangent if needs else None for tangent, needs in zip(result, needed, strict=True)
         )
 
 
@@ -140,4 +133,4 @@ def apply(
     options: Options,
 ) -> tuple[Tensor, Tensor]:
     """See `BatchNormFunction`."""
-    return BatchNormFunction.apply(input, weight, bias, running_mean, running_var, options)
+    return BatchNormFunction.apply(input, weight, bias, running_mean, running_var, *options)

@@ -7,21 +7,28 @@ import sys
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from makemore_ext._native import operators
-from makemore_ext.ops.autograd import is_batched, taken_whole
+from makemore_ext.ops.autograd import (
+    check_forward_mode,
+    is_batched,
+    is_eager,
+    no_tangent,
+    taken_whole,
+)
 from makemore_ext.ops.cross_entropy import formulas
 from makemore_ext.ops.cross_entropy.options import NONE, Options
 
 
 class CrossEntropyFunction(torch.autograd.Function):
-    """apply(input, target, weight, options, inplace_backward, return_lse).
+    """apply(input, target, weight, *options, inplace_backward, return_lse).
 
-    Gives loss, statistics, total_weight and lse, as the operator does. `options` are a reduction of
-    REDUCTIONS, ignore_index, label_smoothing and lse_square_scale. `loss` and `lse` [N, d1, ...],
-    which has no elements unless `return_lse`, are float32, or float64 for float64 input, and
-    differentiable. `statistics` [3, N, d1, ...] and `total_weight` [] are what backward needs.
+    Gives loss, statistics, total_weight and lse, as the operator does. The four `options`, flat as
+    torch's vmap has them, are a reduction of REDUCTIONS, ignore_index, label_smoothing and
+    lse_square_scale. `loss` and `lse` [N, d1, ...], which has no elements unless `return_lse`, are
+    float32, or float64 for float64 input, and differentiable. `statistics` [3, N, d1, ...] and
+    `total_weight` [] are what backward needs.
     """
 
     generate_vmap_rule = True
@@ -31,26 +38,40 @@ class CrossEntropyFunction(torch.autograd.Function):
         input: Tensor,
         target: Tensor,
         weight: Tensor | None,
-        options: Options,
+        reduction: int,
+        ignore_index: int,
+        label_smoothing: float,
+        lse_square_scale: float,
         inplace_backward: bool,
         return_lse: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return operators.cross_entropy_forward.default(input, target, weight, *options, return_lse)
+        return operators.cross_entropy_forward.default(
+            input,
+            target,
+            weight,
+            reduction,
+            ignore_index,
+            label_smoothing,
+            lse_square_scale,
+            return_lse,
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-        input, target, weight, ctx.options, ctx.inplace_backward, ctx.return_lse = inputs
+        input, target, weight, *options, ctx.inplace_backward, ctx.return_lse = inputs
+        ctx.options = Options(*options)
         _, statistics, total_weight, lse = output
         ctx.mark_non_differentiable(statistics, total_weight, *([] if ctx.return_lse else [lse]))
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(input, target, weight, statistics, total_weight)
-        ctx.save_for_forward(input, target, weight)
+        tensors = (input, target, weight, statistics, total_weight)
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         grad_loss, _, _, grad_lse = grads
         if grad_loss is None and grad_lse is None:
-            return (None,) * 6
+            return (None,) * 9
         input, target, weight, statistics, total_weight = ctx.saved_tensors
         needs_input, needs_target, needs_weight, *_ = ctx.needs_input_grad
         if ctx.inplace_backward and (torch.is_grad_enabled() or needs_target or needs_weight):
@@ -73,20 +94,21 @@ class CrossEntropyFunction(torch.autograd.Function):
                 torch.autograd.graph.increment_version(input)
                 grad_input = input.detach()
             else:
-                grad_input = _apply_backward(*tensors, ctx.options)
+                grad_input = _apply_backward(*tensors, *ctx.options)
         return (
             grad_input,
             grad_target if needs_target else None,
             grad_weight if needs_weight else None,
-            None,
-            None,
-            None,
+            *[None] * 6,
         )
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
-        loss, lse = formulas.tangents(*ctx.saved_tensors, *tangents[:3], ctx.options)
-        return loss, None, None, lse if ctx.return_lse else None
+        check_forward_mode("cross_entropy")
+        *tensors, statistics, total_weight = ctx.saved_tensors
+        loss, lse = formulas.tangents(*tensors, *tangents[:3], ctx.options)
+        constants = no_tangent(statistics), no_tangent(total_weight)
+        return loss, *constants, lse if ctx.return_lse else None
 
 
 class CrossEntropyBackwardFunction(torch.autograd.Function):
@@ -103,7 +125,7 @@ class CrossEntropyBackwardFunction(torch.autograd.Function):
         weight: Tensor | None,
         statistics: Tensor,
         total_weight: Tensor,
-        options: Options,
+        *options: Any,
     ) -> Tensor:
         return operators.cross_entropy_backward.default(
             grad_loss, grad_lse, input, target, weight, statistics, total_weight, *options
@@ -111,7 +133,7 @@ class CrossEntropyBackwardFunction(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        *tensors, _, _, ctx.options = inputs
+        tensors, ctx.options = inputs[:5], Options(*inputs[7:])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
@@ -119,12 +141,13 @@ class CrossEntropyBackwardFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         if grads[0] is None:
-            return (None,) * 8
+            return (None,) * 11
         result = formulas.second_gradients(grads[0], *ctx.saved_tensors, ctx.options)
-        return *result, None, None, None
+        return *result, *[None] * 6
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        check_forward_mode("cross_entropy")
         return formulas.second_tangent(*ctx.saved_tensors, *tangents[:5], ctx.options)
 
 
@@ -153,7 +176,7 @@ class GradientInForward(torch.autograd.Function):
             kept = operators.cross_entropy_forward.default(
                 *[None if tensor is None else tensor.detach() for tensor in tensors], *ctx.options
             )[1:3]
-            return _apply_backward(grad_loss, None, *tensors, *kept, ctx.options), None, None, None
+            return _apply_backward(grad_loss, None, *tensors, *kept, *ctx.options), None, None, None
         # One by one, as the logits may have changed by now.
         _, target, weight, gradient = ctx._raw_saved_tensors
         for argument in (target, weight):
@@ -170,7 +193,7 @@ def _is_ours_alone(tensor: Tensor, references: int) -> bool:
     """Whether nobody else has what `tensor` holds; of the two `references` one is the count's."""
     storage = tensor.untyped_storage()
     users = torch._C._storage_Use_Count(storage._cdata)  # the tensor, and what asks
-    return references == 2 and tensor._use_count() == 1 and users == 2
+    return references <= 2 and tensor._use_count() == 1 and users == 2
 
 
 @taken_whole
@@ -183,7 +206,20 @@ def apply(
     return_lse: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `CrossEntropyFunction`."""
-    return CrossEntropyFunction.apply(input, target, weight, options, inplace_backward, return_lse)
+    if (
+        is_eager()
+        and type(input) in (Tensor, nn.Parameter)
+        and torch.is_grad_enabled()
+        and input.requires_grad
+        and not (target.requires_grad or (weight is not None and weight.requires_grad))
+        and options.reduction != NONE
+        and input.dtype != torch.float16  # an upstream gradient may keep it from underflow
+        and not (inplace_backward or return_lse)
+    ):
+        loss = GradientInForward.apply(input, target, weight, options)
+        empty = loss.detach().new_empty(0)  # what backward needs is kept within
+        return loss, empty, empty, empty
+    return CrossEntropyFunction.apply(input, target, weight, *options, inplace_backward, return_lse)
 
 
 _apply_backward = CrossEntropyBackwardFunction.apply

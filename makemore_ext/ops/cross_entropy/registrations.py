@@ -116,7 +116,10 @@ def _(
         if size > 0:
             arguments = (input, target, weight, reduction, *options)
             results = _loop(operator, size, (*in_dims[:3], *[None] * 5), arguments)
-            return tuple(torch.stack(column) for column in zip(*results, strict=True)), (0,) * 4
+            *columns, lse = zip(*results, strict=True)
+            columns = [torch.stack(column) for column in columns]
+            lse, lse_dim = (torch.stack(lse), 0) if return_lse else (lse[0], None)
+            return (*columns, lse), (0, 0, 0, lse_dim)
         weight = weight.new_ones(weight.shape[1 - in_dims[2] % 2])  # of which no row has need
 
     logits = batch_first(input, in_dims[0], size)

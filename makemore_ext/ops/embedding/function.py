@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from makemore_ext._native import operators
-from makemore_ext.ops.autograd import taken_whole
+from makemore_ext.ops.autograd import check_forward_mode, taken_whole
 
 
 class EmbeddingFunction(torch.autograd.Function):
@@ -37,6 +37,7 @@ class EmbeddingFunction(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        check_forward_mode("embedding")
         (input,) = ctx.saved_tensors
         return apply(input, tangents[1], ctx.padding_idx)
 
@@ -68,6 +69,7 @@ class EmbeddingBackwardFunction(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        check_forward_mode("embedding")
         (input,) = ctx.saved_tensors
         return EmbeddingBackwardFunction.apply(
             tangents[0], input, ctx.num_embeddings, ctx.padding_idx

@@ -7,10 +7,14 @@ import torch
 from batch_norm_cases import Case
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
+from torch.func import jacfwd, jvp
 from torch.nn import functional as F
 
 import makemore_ext as mx
 
+needs_python = pytest.mark.skipif(
+    mx.build_info()["autograd"] == "native", reason="native autograd has these"
+)
 # Forward mode loads torch's own decompositions, which warn; so does tracing a Function.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit"),
@@ -110,6 +114,28 @@ def test_batched_upstream_gradients(training, way):
         else:
             results.append(torch.autograd.grad(output, leaves, grads, is_grads_batched=True))
     torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("activation", [None, "tanh"])
+def test_what_backward_was_told_must_not_change(activation):
+    case = Case((6, 5), torch.float32)
+    input = case.input.requires_grad_()
+    output = mx.batch_norm(
+        input, None, None, case.weight, case.bias, training=True, activation=activation
+    )
+    case.weight.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()
+
+
+@needs_python
+@training_or_not
+@pytest.mark.parametrize("transform", [jacfwd, lambda f: lambda x: jvp(f, (x,), (x,))[1]])
+def test_tangents_of_tangents_are_refused(transform, training):
+    case = Case((6, 5), torch.float32)
+    running = (None, None) if training else (case.running_mean, case.running_var)
+    with pytest.raises(RuntimeError, match="has no jvp of jvp"):
+        transform(transform(lambda x: mx.batch_norm(x, *running, training=training)))(case.input)
 
 
 # ---- torch.func ----

@@ -7,10 +7,14 @@ import torch
 from cross_entropy_cases import float64_target, indices, logits, probabilities
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
+from torch.func import jacfwd, jvp
 from torch.nn import functional as F
 
 import makemore_ext as mx
 
+needs_python = pytest.mark.skipif(
+    mx.build_info()["autograd"] == "native", reason="native autograd has these"
+)
 # Forward mode loads torch's own decompositions, which warn.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 
@@ -152,6 +156,61 @@ def test_saved_inputs_must_not_change():
     hidden.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         losses.sum().backward()
+
+
+@pytest.mark.parametrize("changed", ["target", "weight"])
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_what_backward_was_told_must_not_change(reduction, changed):
+    input = logits((6, 5), torch.float32).requires_grad_()
+    arguments = {"target": indices((6, 5)), "weight": torch.ones(5)}
+    loss = mx.cross_entropy(input, **arguments, reduction=reduction).sum()
+    arguments[changed].zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_logits_may_change_once_their_gradient_is_there():
+    input = logits((6, 5), torch.float32).requires_grad_()
+    expected = torch.autograd.grad(mx.cross_entropy(input, indices((6, 5))), input)
+    hidden = input * 1
+    loss = mx.cross_entropy(hidden, indices((6, 5)))
+    hidden.add_(1)
+    torch.testing.assert_close(torch.autograd.grad(loss, input), expected)
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_what_hooks_keep_of_saved_tensors_stays_as_it_was(reduction):
+    kept = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append((tensor, tensor.detach().clone()))
+        return tensor
+
+    input = logits((6, 5), torch.float32).requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = mx.cross_entropy(input, indices((6, 5)), reduction=reduction).sum()
+    (loss * 3).backward()
+    assert sum(before.shape == input.shape for _, before in kept) >= 1
+    for tensor, before in kept:
+        assert torch.equal(tensor, before)
+
+
+def test_saved_on_the_cpu():
+    results = []
+    for function in (mx.cross_entropy, F.cross_entropy):
+        input = logits((6, 5), torch.float32).requires_grad_()
+        with torch.autograd.graph.save_on_cpu():
+            loss = function(input, indices((6, 5)))
+        results += torch.autograd.grad(loss * 3, input)
+    torch.testing.assert_close(*results)
+
+
+@needs_python
+@pytest.mark.parametrize("transform", [jacfwd, lambda f: lambda x: jvp(f, (x,), (x,))[1]])
+def test_tangents_of_tangents_are_refused(transform):
+    loss = partial(mx.cross_entropy, target=indices((6, 5)))
+    with pytest.raises(RuntimeError, match="has no jvp of jvp"):
+        transform(transform(loss))(logits((6, 5), torch.float32))
 
 
 @pytest.mark.parametrize("way", ["is_grads_batched", "vmap"])
