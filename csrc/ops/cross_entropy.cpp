@@ -127,12 +127,11 @@ class Problem {
 
 // Of every row, from the statistics: max + log_sum.
 Tensor log_sum_exp(const Tensor& statistics, const Tensor& input) {
-  std::array<StableIValue, 1> stack{
-      torch::stable::detail::from(torch::stable::select(statistics, 0, 1))};
+  std::array stack{torch::stable::detail::from(torch::stable::select(statistics, 0, 1))};
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::log", "", stack.data(), TORCH_ABI_VERSION));
   const Tensor log_sum = torch::stable::detail::to<Tensor>(stack[0]);
-  const Tensor lse = torch::stable::subtract(torch::stable::select(statistics, 0, 0), log_sum, -1);
-  return torch::stable::to(lse, compute_dtype(input));
+  const Tensor max = torch::stable::select(statistics, 0, 0);
+  return torch::stable::to(torch::stable::subtract(max, log_sum, -1), compute_dtype(input));
 }
 
 struct Forward {
@@ -143,8 +142,7 @@ struct Forward {
 
 Forward forward(const Problem& problem, const Tensor& input, const Options& options,
                 bool keep_statistics) {
-  const std::vector<int64_t> sizes =
-      options.reduced() ? std::vector<int64_t>{} : row_sizes(input, {});
+  const auto sizes = options.reduced() ? std::vector<int64_t>{} : row_sizes(input, {});
   Forward result{allocate(input, sizes, compute_dtype(input)), std::nullopt, std::nullopt};
   if (keep_statistics) {
     result.statistics = allocate(input, row_sizes(input, {3}), ScalarType::Double);
