@@ -69,7 +69,8 @@ class BatchNormFunction(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, Tensor | None]:
         check_forward_mode("batch_norm")
-        output = formulas.tangent(*ctx.saved_tensors, *tangents[:3], ctx.options)
+        arguments: list[Any] = [*ctx.saved_tensors, *tangents[:3], ctx.options]
+        output = formulas.tangent(*arguments)
         return output, no_tangent(ctx.saved_tensors[3])
 
 
@@ -110,13 +111,15 @@ class BatchNormBackwardFunction(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         if all(grad is None for grad in grads):
             return (None,) * 10
-        result = formulas.second_gradients(*grads, *ctx.saved_tensors, ctx.options)
+        arguments: list[Any] = [*grads, *ctx.saved_tensors, ctx.options]
+        result = formulas.second_gradients(*arguments)
         return *result, *[None] * 6
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
         check_forward_mode("batch_norm")
-        result = formulas.second_tangents(*ctx.saved_tensors, *tangents[:4], ctx.options)
+        arguments: list[Any] = [*ctx.saved_tensors, *tangents[:4], ctx.options]
+        result = formulas.second_tangents(*arguments)
         needed = (ctx.needs_grad_input, *[ctx.needs_grad_parameters] * 2)
         return tuple(
             tangent if needs else None for tangent, needs in zip(result, needed, strict=True)

@@ -86,6 +86,7 @@ class CrossEntropyFunction(torch.autograd.Function):
             )
         if needs_input:
             if grad_loss is None:
+                assert grad_lse is not None
                 rows = grad_lse if ctx.options[0] == NONE else total_weight
                 grad_loss = torch.zeros_like(rows, dtype=grad_lse.dtype)
             tensors = (grad_loss, grad_lse, input, target, weight, statistics, total_weight)
@@ -106,7 +107,8 @@ class CrossEntropyFunction(torch.autograd.Function):
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
         check_forward_mode("cross_entropy")
         *tensors, statistics, total_weight = ctx.saved_tensors
-        loss, lse = formulas.tangents(*tensors, *tangents[:3], ctx.options)
+        arguments: list[Any] = [*tensors, *tangents[:3], ctx.options]
+        loss, lse = formulas.tangents(*arguments)
         constants = no_tangent(statistics), no_tangent(total_weight)
         return loss, *constants, lse if ctx.return_lse else None
 
@@ -142,13 +144,15 @@ class CrossEntropyBackwardFunction(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         if grads[0] is None:
             return (None,) * 11
-        result = formulas.second_gradients(grads[0], *ctx.saved_tensors, ctx.options)
+        arguments: list[Any] = [grads[0], *ctx.saved_tensors, ctx.options]
+        result = formulas.second_gradients(*arguments)
         return *result, *[None] * 6
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         check_forward_mode("cross_entropy")
-        return formulas.second_tangent(*ctx.saved_tensors, *tangents[:5], ctx.options)
+        arguments: list[Any] = [*ctx.saved_tensors, *tangents[:5], ctx.options]
+        return formulas.second_tangent(*arguments)
 
 
 class GradientInForward(torch.autograd.Function):
@@ -183,14 +187,15 @@ class GradientInForward(torch.autograd.Function):
             argument.unpack()
         gradient = gradient.unpack()
         ctx.maybe_clear_saved_tensors()
-        if not _is_ours_alone(gradient, sys.getrefcount(gradient)):
+        references = sys.getrefcount(gradient)
+        if not _is_ours_alone(gradient, references):
             gradient = gradient.clone()
         operators.cross_entropy_scale_.default(gradient, grad_loss)
         return gradient, None, None, None
 
 
-def _is_ours_alone(tensor: Tensor, references: int) -> bool:
-    """Whether nobody else has what `tensor` holds; of the two `references` one is the count's."""
+def _is_ours_alone(tensor: Any, references: int) -> bool:
+    """Whether nobody but one variable has `tensor`; the count itself is one of two references."""
     storage = tensor.untyped_storage()
     users = torch._C._storage_Use_Count(storage._cdata)  # the tensor, and what asks
     return references <= 2 and tensor._use_count() == 1 and users == 2

@@ -115,11 +115,12 @@ def _(
     if weight is not None and in_dims[2] is not None:
         if size > 0:
             arguments = (input, target, weight, reduction, *options)
-            results = _loop(operator, size, (*in_dims[:3], *[None] * 5), arguments)
-            *columns, lse = zip(*results, strict=True)
-            columns = [torch.stack(column) for column in columns]
-            lse, lse_dim = (torch.stack(lse), 0) if return_lse else (lse[0], None)
-            return (*columns, lse), (0, 0, 0, lse_dim)
+            samples = _loop(operator, size, (*in_dims[:3], *[None] * 5), arguments)
+            *columns, lses = zip(*samples, strict=True)
+            stacked = [torch.stack(column) for column in columns]
+            if return_lse:
+                return (*stacked, torch.stack(lses)), (0, 0, 0, 0)
+            return (*stacked, lses[0]), (0, 0, 0, None)
         weight = weight.new_ones(weight.shape[1 - in_dims[2] % 2])  # of which no row has need
 
     logits = batch_first(input, in_dims[0], size)

@@ -228,3 +228,11 @@ def test_batched_upstream_gradients(reduction, way):
         else:
             results.append(torch.autograd.grad(loss, input, grads, is_grads_batched=True))
     torch.testing.assert_close(*results)
+
+
+@needs_python
+def test_the_gradient_formed_in_forward_is_given_away(monkeypatch):
+    # Where the graph is kept it is copied, which the gradients of another test show.
+    monkeypatch.setattr(Tensor, "clone", None)
+    input = logits((6, 5), torch.float32).requires_grad_()
+    torch.autograd.grad(mx.cross_entropy(input, indices((6, 5))), input)
