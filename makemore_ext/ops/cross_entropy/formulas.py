@@ -41,7 +41,9 @@ def _terms(input: Tensor, target: Tensor, weight: Tensor | None, options: Option
     _, ignore_index, label_smoothing, _ = options
     dim = class_dim(input)
     logits = input.double()
-    lse = logits.logsumexp(dim, keepdim=True)
+    largest = logits.detach().amax(dim, keepdim=True)
+    # Not logsumexp, which asks whether there are any rows, as torch.compile may not know.
+    lse = largest + (logits - largest).exp().sum(dim, keepdim=True).log()
     log_p = logits - lse
     w = torch.ones_like(lse) if weight is None else _per_class(weight, input)
     if target.is_floating_point():
