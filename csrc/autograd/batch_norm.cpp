@@ -72,11 +72,7 @@ struct BatchNormBackward : NodeOf<BatchNormBackward> {
     }
     const Tensor &grad_output = grads[0], input_ = input.unpack(),
                  statistics_ = statistics.unpack();
-    const Tensor output_ = unpack_output(output);
-    Tensor weight_ = weight.unpack();
-    if (weight_.defined()) {
-      weight_ = weight_.to(compute_dtype(input_));
-    }
+    const Tensor weight_ = weight.unpack(), output_ = unpack_output(output);
     const bool needs_grad_input = task_should_compute_output(0);
     const bool needs_grad_parameters =
         task_should_compute_output(1) || task_should_compute_output(2);

@@ -12,7 +12,6 @@ namespace makemore_ext {
 namespace {
 
 using Options = CrossEntropyOptions;
-using Keeps = CrossEntropyKeeps;
 using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor>(const Tensor&, const Tensor&,
                                                            const OptionalTensor&, int64_t, int64_t,
                                                            double, double, bool);
@@ -101,17 +100,14 @@ struct CrossEntropyBackward : NodeOf<CrossEntropyBackward> {
       return {of_saved_gradient(grads[0]), Tensor(), Tensor()};
     }
     const Tensor input_ = input.unpack();
-    const at::ScalarType dtype = compute_dtype(input_);
     const Tensor grad_lse = grads[1];
     Tensor grad_loss = grads[0];
     if (!grad_loss.defined()) {
       grad_loss = options.reduced() ? at::zeros({}, grad_lse.options()) : at::zeros_like(grad_lse);
     }
-    grad_loss = grad_loss.to(dtype);
-    const Tensor weight_in_dtype = weight_.defined() ? weight_.to(dtype) : weight_;
     variable_list result(3);
     if (task_should_compute_output(0)) {
-      result[0] = of_input(grad_loss, grad_lse, input_, target_, weight_in_dtype);
+      result[0] = of_input(grad_loss, grad_lse, input_, target_, weight_);
     }
     if (needs_others) {
       const variable_list others =
@@ -131,16 +127,14 @@ struct CrossEntropyBackward : NodeOf<CrossEntropyBackward> {
     const at::AutoDispatchBelowADInplaceOrView guard;
     const Tensor saved = is_taken ? form_gradient() : take(gradient);
     is_taken = true;
-    return scaled(saved, grad_loss.to(compute_dtype(saved)));
+    return scaled(saved, grad_loss);
   }
 
   // Once more, in the same way and with the same roundings.
   Tensor form_gradient() {
-    const Tensor input_ = input.unpack(), weight_ = weight.unpack();
     const CrossEntropyResults results = entries().cross_entropy(
-        to_handle(input_), to_handle(target.unpack()),
-        to_handle(weight_.defined() ? weight_.to(compute_dtype(input_)) : weight_), options,
-        Keeps::gradient, false);
+        to_handle(input.unpack()), to_handle(target.unpack()), to_handle(weight.unpack()), options,
+        CrossEntropyKeeps::gradient, false, false);
     from_handle(results.loss);
     return from_handle(results.grad_input);
   }
@@ -155,8 +149,8 @@ struct CrossEntropyBackward : NodeOf<CrossEntropyBackward> {
           options.label_smoothing, options.lse_square_scale, false);
     }
     if (!is_plain_backward(grad_loss, grad_lse, input_, target_, weight_)) {
-      return call_backward(grad_loss, grad_lse, input_, target_, weight_, statistics_,
-                           total_weight_, options);
+      return call_backward(grad_loss.to(compute_dtype(input_)), grad_lse, input_, target_, weight_,
+                           statistics_, total_weight_, options);
     }
     const at::AutoDispatchBelowADInplaceOrView guard;
     const Tensor grad_input = from_handle(entries().cross_entropy_backward(

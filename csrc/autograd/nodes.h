@@ -12,6 +12,8 @@
 #include <tuple>
 #include <type_traits>
 
+#include "plain.h"
+
 namespace makemore_ext {
 
 using at::Tensor;
@@ -85,16 +87,15 @@ inline Tensor or_undefined(const OptionalTensor& tensor) {
 
 // A tensor without its forward-mode tangent, and the tangent.
 inline Tensor primal_of(const Tensor& tensor) {
-  return torch::autograd::isFwGradDefined(tensor) ? tensor._fw_primal(0) : tensor;
+  return has_tangent(tensor) ? tensor._fw_primal(0) : tensor;
 }
 
 inline Tensor tangent_of(const Tensor& tensor) {
-  return torch::autograd::isFwGradDefined(tensor) ? tensor._fw_grad(0) : Tensor();
+  return has_tangent(tensor) ? tensor._fw_grad(0) : Tensor();
 }
 
 inline bool any_has_tangent(std::initializer_list<Tensor> tensors) {
-  return std::any_of(tensors.begin(), tensors.end(),
-                     [](const Tensor& tensor) { return torch::autograd::isFwGradDefined(tensor); });
+  return std::any_of(tensors.begin(), tensors.end(), has_tangent);
 }
 
 inline void set_tangent(const Tensor& output, const Tensor& tangent) {

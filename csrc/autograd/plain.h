@@ -26,10 +26,18 @@ inline bool is_plain(const at::Tensor& tensor) {
   return !tensor.defined() || allowed.has_all(tensor.key_set());
 }
 
-// Of an argument from Python: neither a subclass nor one with a forward-mode tangent.
+// Of forward mode.
+inline bool has_tangent(const at::Tensor& tensor) {
+  return tensor.defined() && tensor._fw_grad(0).defined();
+}
+
+// Of an argument from Python: neither a subclass nor one with a tangent.
 inline bool is_plain(PyObject* object) {
-  return THPVariable_CheckExact(object) && is_plain(THPVariable_Unpack(object)) &&
-         !torch::autograd::isFwGradDefined(THPVariable_Unpack(object));
+  if (!THPVariable_CheckExact(object)) {
+    return false;
+  }
+  const at::Tensor& tensor = THPVariable_Unpack(object);
+  return is_plain(tensor) && !has_tangent(tensor);
 }
 
 inline bool is_plain_call() {

@@ -2,8 +2,8 @@
 //
 // input is [N, C, d1, ...]. Output and gradient of the input are dense, channels last where torch
 // would suggest that for the input, else contiguous. A view that the kernels cannot walk as it is
-// gets copied to be like the output. Weights, statistics and their gradients are float32 or wider:
-// nothing is rounded to a narrow dtype that need not be.
+// gets copied to be like the output. Weight and bias are of the input's dtype or of the one it is
+// computed in, and so are their gradients.
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -33,12 +33,10 @@ void check(const Tensor& input, const OptionalTensor& weight, const OptionalTens
            const Options& options) {
   STD_TORCH_CHECK(input.dim() >= 2, "input must have at least 2 dimensions, got ", input.dim());
   if (weight) {
-    check_vector(*weight, input.size(1), compute_dtype(input), "weight");
-    check_device(*weight, input, "weight");
+    check_parameter(*weight, input.size(1), input, "weight");
   }
   if (bias) {
-    check_vector(*bias, input.size(1), compute_dtype(input), "bias");
-    check_device(*bias, input, "bias");
+    check_parameter(*bias, input.size(1), input, "bias");
   }
   STD_TORCH_CHECK(options.activation >= 0 && options.activation <= 2,
                   "activation must be 0, 1 or 2, got ", options.activation);
@@ -163,9 +161,13 @@ Tensor allocate_workspace(const Tensor& input, const ChannelShape& shape) {
   return allocate(input, {cuda::batch_norm_workspace<T>(shape)}, ScalarType::Double);
 }
 
-std::tuple<Tensor, Tensor> forward(const Tensor& input, const OptionalTensor& weight,
-                                   const OptionalTensor& bias, const Running& running,
-                                   const Options& options) {
+struct Forward {
+  Tensor output;
+  OptionalTensor statistics;
+};
+
+Forward forward(const Tensor& input, const OptionalTensor& weight, const OptionalTensor& bias,
+                const Running& running, const Options& options, bool keep_statistics) {
   check(input, weight, bias, options);
   if (running.mean || !options.training) {
     STD_TORCH_CHECK(running.mean && running.variance,
@@ -176,17 +178,23 @@ std::tuple<Tensor, Tensor> forward(const Tensor& input, const OptionalTensor& we
   if (running.mean && options.training) {
     check_update(running, input, weight, bias);
   }
-  const OptionalTensor dense_weight = make_contiguous(weight);
-  const OptionalTensor dense_bias = make_contiguous(bias);
+  const OptionalTensor dense_weight = convert(weight, compute_dtype(input));
+  const OptionalTensor dense_bias = convert(bias, compute_dtype(input));
   const bool channels_last = is_channels_last(input);
   Tensor output = allocate_dense(input, channels_last);
-  Tensor statistics = allocate(input, {3, input.size(1)}, ScalarType::Double);
+  OptionalTensor statistics;
+  std::vector<double> on_cpu;  // sooner there than a tensor
+  if (keep_statistics || input.is_cuda()) {
+    statistics = allocate(input, {3, input.size(1)}, ScalarType::Double);
+  } else {
+    on_cpu.resize(3 * input.size(1));
+  }
   with_floating_type(input.scalar_type(), "input", [&](auto zero) {
     using T = decltype(zero);
     const Viewed<T> viewed(input, channels_last);
     const BatchNormArguments<T> call =
         arguments<T>(input, viewed, dense_weight, dense_bias, options, channels_last);
-    double* const values = mutable_data<double>(statistics);
+    double* const values = statistics ? mutable_data<double>(*statistics) : on_cpu.data();
     const ChannelView<T> result = channel_view(output, mutable_data<T>(output), channels_last);
     on_device_of(
         input, [&] { forward_on_cpu(call, running, values, result); },
@@ -207,11 +215,10 @@ std::tuple<Tensor, Tensor> batch_norm_forward(const Tensor& input, const Optiona
                                               const OptionalTensor& running_mean,
                                               const OptionalTensor& running_var, bool training,
                                               double correction, double eps, int64_t activation) {
-  const Options options{training, correction, eps, activation};
-  if (training) {
-    return forward(input, weight, bias, {}, options);
-  }
-  return forward(input, weight, bias, {running_mean, running_var, 0}, options);
+  const Running running = training ? Running{} : Running{running_mean, running_var, 0};
+  const Forward result =
+      forward(input, weight, bias, running, {training, correction, eps, activation}, true);
+  return {result.output, *result.statistics};
 }
 
 std::tuple<Tensor, Tensor> batch_norm_forward_and_update(const Tensor& input,
@@ -220,8 +227,9 @@ std::tuple<Tensor, Tensor> batch_norm_forward_and_update(const Tensor& input,
                                                          Tensor& running_mean, Tensor& running_var,
                                                          double momentum, double correction,
                                                          double eps, int64_t activation) {
-  return forward(input, weight, bias, {running_mean, running_var, momentum},
-                 {true, correction, eps, activation});
+  const Forward result = forward(input, weight, bias, {running_mean, running_var, momentum},
+                                 {true, correction, eps, activation}, true);
+  return {result.output, *result.statistics};
 }
 
 std::tuple<Tensor, Tensor, Tensor> batch_norm_backward(
@@ -243,7 +251,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_backward(
     check_like(*output, input, "output");
     check_device(*output, input, "output");
   }
-  const OptionalTensor dense_weight = make_contiguous(weight);
+  const OptionalTensor dense_weight = convert(weight, compute_dtype(input));
   const bool channels_last = is_channels_last(input);
   Tensor grad_input =
       needs_grad_input ? allocate_dense(input, channels_last) : allocate(input, {0});
@@ -286,7 +294,8 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_backward(
                                        stream);
         });
   });
-  return {grad_input, grad_weight, grad_bias};
+  const ScalarType dtype = weight ? weight->scalar_type() : compute_dtype(input);
+  return {grad_input, convert(grad_weight, dtype), convert(grad_bias, dtype)};
 }
 
 void implement(Library& library) {
@@ -299,11 +308,11 @@ void implement(Library& library) {
 
 std::array<Handle, 2> batch_norm_entry(Handle input, Handle weight, Handle bias,
                                        Handle running_mean, Handle running_var, double momentum,
-                                       const BatchNormOptions& options) {
-  const auto [output, statistics] =
-      forward(Tensor(input), take_handle(weight), take_handle(bias),
-              {take_handle(running_mean), take_handle(running_var), momentum}, options);
-  return {give_handle(output), give_handle(statistics)};
+                                       const BatchNormOptions& options, bool keep_statistics) {
+  const Forward result = forward(Tensor(input), take_handle(weight), take_handle(bias),
+                                 {take_handle(running_mean), take_handle(running_var), momentum},
+                                 options, keep_statistics);
+  return {give_handle(result.output), keep_statistics ? give_handle(result.statistics) : nullptr};
 }
 
 std::array<Handle, 3> batch_norm_backward_entry(Handle grad_output, Handle input, Handle weight,

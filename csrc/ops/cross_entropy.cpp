@@ -36,8 +36,7 @@ void check(const Tensor& input, const Tensor& target, const OptionalTensor& weig
   }
   check_device(target, input, "target");
   if (weight) {
-    check_vector(*weight, input.size(class_dim(input)), compute_dtype(input), "weight");
-    check_device(*weight, input, "weight");
+    check_parameter(*weight, input.size(class_dim(input)), input, "weight");
   }
   STD_TORCH_CHECK(options.reduction >= 0 && options.reduction <= 2,
                   "reduction must be 0, 1 or 2, got ", options.reduction);
@@ -57,8 +56,9 @@ class Problem {
           const Options& options, GradientMemory memory)
       : input_(input),
         target_(is_probabilities(target) ? target : make_contiguous(target)),
-        weight_(make_contiguous(weight)),
-        options_(options) {
+        weight_(convert(weight, compute_dtype(input))),
+        options_(options),
+        memory_(memory) {
     check(input, target, weight, options);
     if (memory != GradientMemory::none) {
       gradient_ = memory == GradientMemory::logits ? input : allocate_like(input);
@@ -77,7 +77,10 @@ class Problem {
     }
   }
 
+  const Tensor& target() const { return target_; }
+  const OptionalTensor& weight() const { return weight_; }
   const OptionalTensor& gradient() const { return gradient_; }
+  bool in_place() const { return memory_ == GradientMemory::logits; }
 
   template <typename T>
   CrossEntropyArguments<T> arguments() const {
@@ -122,6 +125,7 @@ class Problem {
   OptionalTensor weight_;
   OptionalTensor gradient_;
   Options options_;
+  GradientMemory memory_;
   JoinedRows rows_;
 };
 
@@ -215,6 +219,18 @@ void backward(const Problem& problem, const Tensor& grad_output, const OptionalT
   check_dtype(total_weight, ScalarType::Double, "total_weight");
   check_device(total_weight, input, "total_weight");
 
+  if (problem.in_place()) {
+    STD_TORCH_CHECK(!has_overlap(input),
+                    "input must not overlap itself, as it is written to, got strides ",
+                    as_list(input.strides()));
+    check_separate(input, "input", grad_output, "grad_output");
+    check_separate(input, "input", grad_lse, "grad_lse");
+    check_separate(input, "input", problem.target(), "target");
+    check_separate(input, "input", problem.weight(), "weight");
+    check_separate(input, "input", statistics, "statistics");
+    check_separate(input, "input", total_weight, "total_weight");
+  }
+
   const Tensor dense_grad_output = make_contiguous(grad_output);
   const OptionalTensor dense_grad_lse = make_contiguous(grad_lse);
   with_floating_type(input.scalar_type(), "input", [&](auto zero) {
@@ -258,15 +274,6 @@ void cross_entropy_backward_in_place(const Tensor& grad_output, const OptionalTe
                                      double lse_square_scale) {
   const Options options{reduction, ignore_index, label_smoothing, lse_square_scale};
   const Problem problem(input, target, weight, options, GradientMemory::logits);
-  STD_TORCH_CHECK(!has_overlap(input),
-                  "input must not overlap itself, as it is written to, got strides ",
-                  as_list(input.strides()));
-  check_separate(input, "input", grad_output, "grad_output");
-  check_separate(input, "input", grad_lse, "grad_lse");
-  check_separate(input, "input", target, "target");
-  check_separate(input, "input", weight, "weight");
-  check_separate(input, "input", statistics, "statistics");
-  check_separate(input, "input", total_weight, "total_weight");
   backward(problem, grad_output, grad_lse, input, statistics, total_weight, options);
 }
 
@@ -310,14 +317,15 @@ void implement(Library& library) {
 
 CrossEntropyResults cross_entropy_entry(Handle input, Handle target, Handle weight,
                                         const CrossEntropyOptions& options, CrossEntropyKeeps keeps,
-                                        bool return_lse) {
+                                        bool return_lse, bool in_input_dtype) {
   const Tensor logits(input);
   const Problem problem(logits, Tensor(target), take_handle(weight), options,
                         keeps == Keeps::gradient ? GradientMemory::fresh : GradientMemory::none);
-  const bool keep_statistics = keeps == Keeps::statistics;
-  const Forward result = forward(problem, logits, options, keep_statistics || return_lse);
-  return {give_handle(result.loss), keep_statistics ? give_handle(result.statistics) : nullptr,
-          keep_statistics ? give_handle(result.total_weight) : nullptr,
+  const bool keep = keeps == Keeps::statistics;
+  const Forward result = forward(problem, logits, options, keep || return_lse);
+  return {give_handle(in_input_dtype ? convert(result.loss, logits.scalar_type()) : result.loss),
+          keep ? give_handle(result.statistics) : nullptr,
+          keep ? give_handle(result.total_weight) : nullptr,
           return_lse ? give_handle(log_sum_exp(*result.statistics, logits)) : nullptr,
           give_handle(problem.gradient())};
 }
@@ -326,23 +334,18 @@ Handle cross_entropy_backward_entry(Handle grad_output, Handle grad_lse, Handle 
                                     Handle target, Handle weight, Handle statistics,
                                     Handle total_weight, const CrossEntropyOptions& options,
                                     bool in_place) {
-  const auto& [reduction, ignore_index, label_smoothing, lse_square_scale] = options;
-  const auto call = [&](const auto& function) {
-    Tensor logits(input);
-    return function(Tensor(grad_output), take_handle(grad_lse), logits, Tensor(target),
-                    take_handle(weight), Tensor(statistics), Tensor(total_weight), reduction,
-                    ignore_index, label_smoothing, lse_square_scale);
-  };
-  if (in_place) {
-    call(cross_entropy_backward_in_place);
-    return nullptr;
-  }
-  return give_handle(call(cross_entropy_backward));
+  const Tensor logits(input);
+  const ScalarType dtype = compute_dtype(logits);
+  const Problem problem(logits, Tensor(target), take_handle(weight), options,
+                        in_place ? GradientMemory::logits : GradientMemory::fresh);
+  backward(problem, convert(Tensor(grad_output), dtype), take_handle(grad_lse), logits,
+           Tensor(statistics), Tensor(total_weight), options);
+  return in_place ? nullptr : give_handle(problem.gradient());
 }
 
 void cross_entropy_scale_entry(Handle gradient, Handle factor) {
   Tensor scaled(gradient);
-  cross_entropy_scale(scaled, Tensor(factor));
+  cross_entropy_scale(scaled, convert(Tensor(factor), compute_dtype(scaled)));
 }
 
 MAKEMORE_EXT_ON_EVERY_DEVICE(implement)

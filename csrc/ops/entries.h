@@ -28,9 +28,10 @@ struct CrossEntropyResults {
   Handle loss, statistics, total_weight, lse, grad_input;
 };
 
+// `in_input_dtype`: the loss, rather than in the dtype that it is computed in.
 CrossEntropyResults cross_entropy_entry(Handle input, Handle target, Handle weight,
                                         const CrossEntropyOptions& options, CrossEntropyKeeps keeps,
-                                        bool return_lse);
+                                        bool return_lse, bool in_input_dtype);
 // Null where the gradient took the memory of the input.
 Handle cross_entropy_backward_entry(Handle grad_output, Handle grad_lse, Handle input,
                                     Handle target, Handle weight, Handle statistics,
@@ -45,10 +46,10 @@ struct BatchNormOptions {
   int64_t activation;
 };
 
-// Output and statistics.
+// Output, and statistics where they are kept.
 std::array<Handle, 2> batch_norm_entry(Handle input, Handle weight, Handle bias,
                                        Handle running_mean, Handle running_var, double momentum,
-                                       const BatchNormOptions& options);
+                                       const BatchNormOptions& options, bool keep_statistics);
 // For input, weight and bias.
 std::array<Handle, 3> batch_norm_backward_entry(Handle grad_output, Handle input, Handle weight,
                                                 Handle output, Handle statistics,

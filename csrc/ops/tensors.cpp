@@ -176,6 +176,37 @@ Tensor allocate(const Tensor& like, Sizes size) {
   return allocate(like, size, like.scalar_type());
 }
 
+void check_parameter(const Tensor& vector, int64_t size, const Tensor& like, const char* name) {
+  check_dim(vector, 1, name);
+  check_size(vector, 0, size, name);
+  if (vector.scalar_type() != like.scalar_type()) {
+    check_dtype(vector, compute_dtype(like), name);
+  }
+  check_device(vector, like, name);
+}
+
+Tensor convert(const Tensor& tensor, ScalarType dtype) {
+  if (tensor.scalar_type() == dtype) {
+    return make_contiguous(tensor);
+  }
+  // The dispatcher takes longer than this many elements.
+  constexpr int64_t kFew = 1024;
+  if (!tensor.is_cpu() || tensor.numel() > kFew || !tensor.is_contiguous()) {
+    return make_contiguous(torch::stable::to(tensor, dtype));
+  }
+  const Tensor result = allocate(tensor, tensor.sizes(), dtype);
+  with_floating_type(tensor.scalar_type(), "tensor", [&](auto from) {
+    with_floating_type(dtype, "dtype", [&](auto to) {
+      const auto* const source = const_data<decltype(from)>(tensor);
+      auto* const destination = mutable_data<decltype(to)>(result);
+      for (int64_t i = 0; i < tensor.numel(); ++i) {
+        destination[i] = from_double<decltype(to)>(to_double(source[i]));
+      }
+    });
+  });
+  return result;
+}
+
 Tensor allocate_like(const Tensor& like) {
   return has_gap_or_overlap(like)
              ? allocate(like, like.sizes(), dense_strides(like), like.scalar_type())

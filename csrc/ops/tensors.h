@@ -204,12 +204,22 @@ T* mutable_data(const OptionalTensor& tensor) {
   return tensor ? mutable_data<T>(*tensor) : nullptr;
 }
 
+// Of the dtype that elements of `like` have or are computed in.
+void check_parameter(const Tensor& vector, int64_t size, const Tensor& like, const char* name);
+
 inline Tensor make_contiguous(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
 inline OptionalTensor make_contiguous(const OptionalTensor& tensor) {
   return tensor && !tensor->is_contiguous() ? torch::stable::contiguous(*tensor) : tensor;
+}
+
+// In another dtype and contiguous, or the tensor itself where it is so.
+Tensor convert(const Tensor& tensor, ScalarType dtype);
+
+inline OptionalTensor convert(const OptionalTensor& tensor, ScalarType dtype) {
+  return tensor ? OptionalTensor(convert(*tensor, dtype)) : std::nullopt;
 }
 
 // Whether the elements are not side by side in memory, in some order of the dimensions.

@@ -68,20 +68,15 @@ struct Call {
   }
 };
 
-Tensor in_compute_dtype(const Tensor& vector, const Tensor& input) {
-  return vector.defined() ? vector.to(compute_dtype(input)) : vector;
-}
-
 Tensor compute(const Call& call) {
   const auto& [input, running_mean, running_var, weight, bias, num_batches_tracked, momentum,
                options] = call;
   Tensor output, statistics;
   {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    const auto handles =
-        entries().batch_norm(to_handle(input), to_handle(in_compute_dtype(weight, input)),
-                             to_handle(in_compute_dtype(bias, input)), to_handle(running_mean),
-                             to_handle(running_var), momentum, options);
+    const auto handles = entries().batch_norm(
+        to_handle(input), to_handle(weight), to_handle(bias), to_handle(running_mean),
+        to_handle(running_var), momentum, options, compute_requires_grad(input, weight, bias));
     output = from_handle(handles[0]);
     statistics = from_handle(handles[1]);
   }

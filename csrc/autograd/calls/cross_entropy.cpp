@@ -82,19 +82,15 @@ std::pair<Tensor, Tensor> compute(const Call& call) {
   Tensor loss, lse, statistics, total_weight, gradient;
   {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    const Tensor weight_in_dtype = weight.defined() ? weight.to(compute_dtype(input)) : weight;
+    const bool in_input_dtype = !at::autocast::is_autocast_enabled(input.device().type());
     const CrossEntropyResults results =
-        entries().cross_entropy(to_handle(input), to_handle(target), to_handle(weight_in_dtype),
-                                options, keeps, return_lse);
+        entries().cross_entropy(to_handle(input), to_handle(target), to_handle(weight), options,
+                                keeps, return_lse, in_input_dtype);
     loss = from_handle(results.loss);
     lse = from_handle(results.lse);
     statistics = from_handle(results.statistics);
     total_weight = from_handle(results.total_weight);
     gradient = from_handle(results.grad_input);
-    if (loss.scalar_type() != input.scalar_type() &&
-        !at::autocast::is_autocast_enabled(input.device().type())) {
-      loss = loss.to(input.scalar_type());
-    }
   }
   attach_cross_entropy(loss, lse, input, target, weight, options,
                        {statistics, total_weight, gradient, inplace_backward});

@@ -210,7 +210,7 @@ def second_tangents(
             s = -t.s.square() / t.degrees * _sum(t.xhat * x)
             fed_back = (xhat * _sum(dz * t.xhat) + t.xhat * on_xhat) / t.degrees
             grad_input = grad_input + t.weight * (s * projected - t.s * fed_back)
-    dtype = compute_dtype(input)
+    dtype = compute_dtype(input) if weight is None else weight.dtype
     return (
         grad_input.to(input.dtype),
         _of_channels(grad_weight, dtype),

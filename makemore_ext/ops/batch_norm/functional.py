@@ -13,7 +13,6 @@ from makemore_ext._native import autograd, operators
 from makemore_ext.ops.batch_norm.checks import check
 from makemore_ext.ops.batch_norm.function import apply
 from makemore_ext.ops.batch_norm.options import ACTIVATIONS, Options
-from makemore_ext.ops.tensors import compute_dtype
 
 
 def batch_norm(
@@ -60,22 +59,15 @@ def batch_norm(
     The derivation of the gradient is that of "makemore part 4", exercise 3; batch norm is from
     Ioffe and Szegedy (2015).
     """
-    return normalize(
-        input,
-        running_mean,
-        running_var,
-        weight,
-        bias,
-        training,
-        momentum,
-        eps,
-        correction,
-        activation,
-        None,
-    )
+    arguments = input, running_mean, running_var, weight, bias, training, momentum, eps, correction
+    if autograd is not None and not torch.compiler.is_compiling():
+        output = autograd.batch_norm(*arguments, activation, None)
+        if output is not NotImplemented:
+            return output
+    return dispatch(*arguments, activation)
 
 
-def normalize(
+def dispatch(
     input: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
@@ -86,34 +78,22 @@ def normalize(
     eps: float,
     correction: int,
     activation: str | None,
-    num_batches_tracked: Tensor | None,
 ) -> Tensor:
-    """`batch_norm`, which also adds 1 to `num_batches_tracked`, unless that is None."""
+    """`batch_norm` where it is no plain call: what is wrong is said here, the rest is torch's."""
     arguments = input, running_mean, running_var, weight, bias, training, momentum, eps, correction
-    if autograd is not None and not torch.compiler.is_compiling():
-        result = autograd.batch_norm(*arguments, activation, num_batches_tracked)
-        if result is not NotImplemented:
-            return result
     tensors = (input, running_mean, running_var, weight, bias)
     if has_torch_function(tensors):
-        return handle_torch_function(
-            normalize, tensors, *arguments, activation, num_batches_tracked
-        )
+        return handle_torch_function(dispatch, tensors, *arguments, activation)
     check(*arguments, activation)
-    weight, bias = (_vector(tensor, compute_dtype(input)) for tensor in (weight, bias))
+    weight, bias = _as_vector(weight), _as_vector(bias)
     options = Options(
         training, float(momentum), float(correction), float(eps), ACTIVATIONS[activation]
     )
-    output = _forward(input, weight, bias, running_mean, running_var, options)
-    if num_batches_tracked is not None:
-        num_batches_tracked.add_(1)
-    return output
+    return _forward(input, weight, bias, running_mean, running_var, options)
 
 
-def _vector(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    if tensor is None:
-        return None
-    return tensor.to(dtype) if tensor.dim() == 1 else tensor.to(dtype).reshape(-1)
+def _as_vector(tensor: Tensor | None) -> Tensor | None:
+    return tensor if tensor is None or tensor.dim() == 1 else tensor.reshape(-1)
 
 
 def _forward(

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from makemore_ext._native import autograd
 from makemore_ext.ops.batch_norm.checks import check_keywords
-from makemore_ext.ops.batch_norm.functional import normalize
+from makemore_ext.ops.batch_norm.functional import dispatch
 
 
 class _BatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -50,7 +52,7 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
                 running_mean = running_var = None
         if momentum is None:  # the mean over all batches so far
             momentum = 0.0 if counted is None else 1.0 / (float(counted) + 1.0)
-        return normalize(
+        arguments = (
             input,
             running_mean,
             running_var,
@@ -61,8 +63,15 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
             self.eps,
             self.correction,
             self.activation,
-            counted,
         )
+        if autograd is not None and not torch.compiler.is_compiling():
+            output = autograd.batch_norm(*arguments, counted)
+            if output is not NotImplemented:
+                return output
+        output = dispatch(*arguments)
+        if counted is not None:
+            counted.add_(1)
+        return output
 
 
 class BatchNorm1d(_BatchNorm, nn.BatchNorm1d):

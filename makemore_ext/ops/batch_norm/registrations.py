@@ -44,7 +44,8 @@ def _(
     needs_grad_parameters: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     size = input.shape[1] if needs_grad_parameters else 0
-    grad_weight, grad_bias = (input.new_empty(size, dtype=compute_dtype(input)) for _ in range(2))
+    dtype = compute_dtype(input) if weight is None else weight.dtype
+    grad_weight, grad_bias = (input.new_empty(size, dtype=dtype) for _ in range(2))
     grad_input = _like(input) if needs_grad_input else input.new_empty(0)
     return grad_input, grad_weight, grad_bias
 
