@@ -1,4 +1,4 @@
-"""What the derivatives of every operation are tested for: torch.compile, export and their graphs."""
+"""What the derivatives of every operation are tested for: torch.compile, export, their graphs."""
 
 import re
 from collections import Counter
@@ -26,7 +26,7 @@ COMPILED = (
 
 
 def check_compiled(name: str, case: Case) -> None:
-    """Raises AssertionError unless a compiled transform is right, or, on Python's autograd, refused."""
+    """Raises AssertionError unless it is right compiled, or refused by Python's autograd."""
     transform = transforms(case)[name]
     expected = transform(case.theirs, case, looped)
     torch._dynamo.reset()

@@ -7,7 +7,6 @@ own or of a plain composition, where a loop stands in for vmap.
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import pytest
