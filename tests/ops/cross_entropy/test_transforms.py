@@ -18,8 +18,10 @@ pytestmark = transforms.torch_warns
 
 def composed(input, target, weight=None, *, lse_square_scale=0.0, return_lse=False, **options):
     """Cross entropy with z-loss and lse, in torch operations."""
-    lse = input.logsumexp(0 if input.dim() == 1 else 1)
     loss = F.cross_entropy(input, target, weight, **options)
+    if not (lse_square_scale or return_lse):
+        return loss
+    lse = input.logsumexp(0 if input.dim() == 1 else 1)
     if lse_square_scale:
         valid = torch.ones_like(lse)
         if not target.is_floating_point():
