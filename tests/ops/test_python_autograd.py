@@ -29,6 +29,5 @@ def test_on_the_autograd_of_python(folder):
 
 
 def test_every_operation_is_run():
-    assert sorted(path.name for path in Path(__file__).parent.iterdir() if path.is_dir()) == [
-        *FOLDERS
-    ] or not IS_NATIVE
+    tested = {path.parent.name for path in Path(__file__).parent.glob("*/test_*.py")}
+    assert tested == set(FOLDERS)

@@ -1,6 +1,5 @@
 """Derivatives of every kind, against those of torch's own cross entropy."""
 
-
 import compilers
 import pytest
 import torch
