@@ -1,7 +1,7 @@
 """What every operator is tested for, given a call that it takes.
 
-It takes that call, as torch's opcheck has it, and refuses by name what its kernel cannot take, before
-it changes anything.
+It takes that call, passes torch's opcheck with it, and refuses by name what its kernel cannot take,
+before it changes anything.
 """
 
 from collections.abc import Callable, Mapping, Set

@@ -96,3 +96,39 @@ def test_compiled_transform(of, name):
 @pytest.mark.parametrize("of", ["correction, tanh, pixels", "updating", "evaluation, relu, pixels"])
 def test_compiler(of, name):
     compilers.check_compiler(name, CASES[of])
+
+
+@transforms.needs_native
+@pytest.mark.parametrize("of", ["correction, tanh, pixels", "updating", "evaluation, relu, pixels"])
+def test_the_compiled_graphs_hold_our_operators(of):
+    case = CASES[of]
+    forward, backward = compilers.graphs(case.of_leaves(case.ours), *case.differentiable())
+    assert compilers.kinds_in(forward, "batch_norm") == (1, 0)
+    assert compilers.kinds_in(backward, "batch_norm") == (0, 1)
+    for decomposed in ("aten.var", "native_batch_norm", "rsqrt"):
+        assert decomposed not in forward + backward
+
+
+@transforms.needs_native
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_nothing_stays_behind_hooks(activation):
+    input, weight, bias = (torch.randn(size).requires_grad_() for size in ((500, 400), 400, 400))
+
+    def output():
+        return mx.batch_norm(input, None, None, weight, bias, True, activation=activation)
+
+    kept = transforms.bytes_kept(output)
+    with transforms.packed_away():
+        rest = transforms.bytes_kept(output)
+    assert kept >= 3 * 400 * 8  # the statistics
+    assert rest <= 64
+
+
+@transforms.needs_native
+@pytest.mark.parametrize("training", [True, False])
+def test_a_converted_model_is_traced_symbolically(training):
+    layers = torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3), torch.nn.Tanh()
+    model = mx.convert(torch.nn.Sequential(*layers), fuse_activations=True).train(training)
+    traced = torch.fx.symbolic_trace(model)
+    input = torch.randn(5, 4, generator=seeded())
+    torch.testing.assert_close(traced(input), model(input))
