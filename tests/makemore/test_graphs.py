@@ -17,7 +17,7 @@ def test_a_step_of_fused_keeps_our_operators(monkeypatch):
     def loss(*parameters):
         return backends.fused(Parameters(*parameters), x, y)
 
-    leaves = [t.detach().clone().requires_grad_() for t in MLP.init(hidden=8).parameters]
+    leaves = [t.detach().clone().requires_grad_() for t in MLP.init(hidden=8).parameters()]
     forward, backward = compilers.graphs(loss, *leaves)
     for operation in ("embedding", "batch_norm", "cross_entropy"):
         assert compilers.kinds_in(forward, operation) == (1, 0)
