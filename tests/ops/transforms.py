@@ -375,11 +375,21 @@ def transforms(case: Case) -> dict[str, Transform]:
     return {**FUNCTIONAL, **batching(case.names), **AUTOGRAD}
 
 
+# What Python's autograd may refuse, but not get wrong.
+REFUSABLE = ("jvp of jvp", "jacfwd of jacfwd", "functionalize", "functionalize of grad")
+
+
 def check(name: str, case: Case) -> None:
     """Raises AssertionError unless a transform of ours is as that of theirs."""
     transform = transforms(case)[name]
     expected = TRUTH.get(name, transform)(case.theirs, case, looped)
-    torch.testing.assert_close(transform(case.ours, case, vmap), expected)
+    try:
+        actual = transform(case.ours, case, vmap)
+    except RuntimeError:
+        if IS_NATIVE or name not in REFUSABLE:
+            raise
+        return
+    torch.testing.assert_close(actual, expected)
 
 
 def table(cases: dict[str, Case], without: Callable[[str, str], bool] = lambda *_: False) -> Any:

@@ -59,8 +59,6 @@ def test_compiled_transform(name):
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 @pytest.mark.parametrize("name", compilers.COMPILERS)
 def test_compiler(name):
-    if not transforms.IS_NATIVE and not name.startswith("compile"):
-        pytest.skip("Python's autograd does not serve it")
     compilers.check_compiler(name, CASES["padding_idx"])
 
 
