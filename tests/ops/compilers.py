@@ -11,7 +11,8 @@ from functorch.compile import make_boxed_func
 from torch import Tensor
 from torch._dynamo import compiled_autograd
 from torch._dynamo.backends.common import aot_autograd
-from transforms import IS_NATIVE, Case, Loss, Model, looped, transforms
+from transform_cases import IS_NATIVE, Case, Loss, Model
+from transforms import looped, transforms
 
 # Transforms that are compiled, each in a second or less.
 COMPILED = (

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Set
 import pytest
 import torch
 from torch import Tensor
-from transforms import needs_native
+from transform_cases import needs_native
 
 from makemore_ext._native import operators
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from transforms import IS_NATIVE
+from transform_cases import IS_NATIVE
 
 FOLDERS = ("batch_norm", "cross_entropy", "embedding")
 ROOT = Path(__file__).resolve().parents[2]

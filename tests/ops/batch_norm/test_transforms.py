@@ -8,11 +8,11 @@ from batch_norm_cases import ACTIVATIONS, over_channels
 from support import seeded
 from torch import Tensor
 from torch.nn import functional as F
-from transforms import Case
+from transform_cases import Case, needs_native, torch_warns
 
 import makemore_ext as mx
 
-pytestmark = transforms.torch_warns
+pytestmark = torch_warns
 
 AFFINE = ("input", "weight", "bias")
 
@@ -97,7 +97,7 @@ def test_compiler(of, name):
     compilers.check_compiler(name, CASES[of])
 
 
-@transforms.needs_native
+@needs_native
 @pytest.mark.parametrize("of", ["correction, tanh, pixels", "updating", "evaluation, relu, pixels"])
 def test_the_compiled_graphs_hold_our_operators(of):
     case = CASES[of]
@@ -108,7 +108,7 @@ def test_the_compiled_graphs_hold_our_operators(of):
         assert decomposed not in forward + backward
 
 
-@transforms.needs_native
+@needs_native
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_nothing_stays_behind_hooks(activation):
     input, weight, bias = (torch.randn(size).requires_grad_() for size in ((500, 400), 400, 400))
@@ -123,7 +123,7 @@ def test_nothing_stays_behind_hooks(activation):
     assert rest <= 64
 
 
-@transforms.needs_native
+@needs_native
 @pytest.mark.parametrize("training", [True, False])
 def test_a_converted_model_is_traced_symbolically(training):
     layers = torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3), torch.nn.Tanh()

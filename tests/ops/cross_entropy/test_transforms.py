@@ -8,11 +8,11 @@ from cross_entropy_cases import float64_target, logits
 from support import seeded
 from torch import Tensor
 from torch.nn import functional as F
-from transforms import Case
+from transform_cases import Case, needs_native, torch_warns
 
 import makemore_ext as mx
 
-pytestmark = transforms.torch_warns
+pytestmark = torch_warns
 
 
 def composed(input, target, weight=None, *, lse_square_scale=0.0, return_lse=False, **options):
@@ -104,7 +104,7 @@ def test_compiler(of, name):
     compilers.check_compiler(name, CASES[of])
 
 
-@transforms.needs_native
+@needs_native
 @pytest.mark.parametrize("of", ["mean", "none, of pixels", "lse, z-loss, pixels"])
 def test_the_compiled_graphs_hold_our_operators(of):
     case = CASES[of]
@@ -114,7 +114,7 @@ def test_the_compiled_graphs_hold_our_operators(of):
     assert "softmax" not in forward + backward
 
 
-@transforms.needs_native
+@needs_native
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_nothing_stays_behind_hooks(reduction):
     input = torch.randn(500, 400).requires_grad_()
@@ -126,7 +126,7 @@ def test_nothing_stays_behind_hooks(reduction):
     assert rest <= 64
 
 
-@transforms.needs_native
+@needs_native
 def test_a_converted_model_is_traced_symbolically():
     model = mx.convert(torch.nn.CrossEntropyLoss(label_smoothing=0.1))
     input, target = logits((6, 5), torch.float64), float64_target("indices", (6, 5))

@@ -7,11 +7,11 @@ import transforms
 from support import seeded
 from torch import Tensor
 from torch.nn import functional as F
-from transforms import Case, needs_native
+from transform_cases import IS_NATIVE, Case, needs_native, torch_warns
 
 import makemore_ext as mx
 
-pytestmark = transforms.torch_warns
+pytestmark = torch_warns
 
 V, D = 5, 2
 INPUT = torch.randint(V, (4, 3), generator=seeded())
@@ -46,7 +46,7 @@ EVERYWHERE = {
 
 @transforms.table(CASES)
 def test_transform(case, name):
-    if not transforms.IS_NATIVE and name not in EVERYWHERE:
+    if not IS_NATIVE and name not in EVERYWHERE:
         pytest.skip("Python's autograd does not serve it")
     transforms.check(name, case)
 

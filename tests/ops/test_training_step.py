@@ -3,7 +3,7 @@
 import compilers
 import torch
 from support import seeded
-from transforms import needs_native
+from transform_cases import needs_native
 
 from makemore_ext.makemore import MLP, backends
 from makemore_ext.reference import Parameters
