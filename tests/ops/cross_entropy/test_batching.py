@@ -1,4 +1,4 @@
-"""torch.func.vmap over each tensor, of every shape and option, and of narrow dtypes."""
+"""torch.func.vmap over each tensor, and jvp, of every shape and option; narrow dtypes."""
 
 import pytest
 import torch
@@ -107,6 +107,20 @@ def test_vmap_of_gradients(in_dims, kind):
     ]
     actual, expected = (
         torch.func.vmap(torch.func.grad(f), in_dims)(*stacked)
+        for f in (mx.cross_entropy, F.cross_entropy)
+    )
+    torch.testing.assert_close(actual, expected)
+
+
+@kinds
+@samples
+@every_option
+def test_jvp(options, shape, kind):
+    skip_unsupported(kind, options)
+    target = float64_target(kind, shape)
+    input, tangent = logits(shape, torch.float64), logits(shape, torch.float64, seed=5)
+    actual, expected = (
+        torch.func.jvp(lambda x, f=f: f(x, target, **options), (input,), (tangent,))
         for f in (mx.cross_entropy, F.cross_entropy)
     )
     torch.testing.assert_close(actual, expected)

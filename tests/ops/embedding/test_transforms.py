@@ -127,3 +127,23 @@ def test_the_profiler_sees_it():
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         mx.embedding(INPUT, WEIGHT)
     assert "makemore_ext::embedding" in {event.key for event in profile.key_averages()}
+
+
+def gradient(embedding, input, weight):
+    weight = weight.clone().requires_grad_()
+    embedding(input, weight, 1).sin().sum().backward()
+    return weight.grad
+
+
+def test_compile_for_a_table_of_any_size():
+    compiled = torch.compile(mx.embedding, fullgraph=True, backend="aot_eager", dynamic=True)
+    for tokens, rows in ((4, 5), (7, 9), (3, 11)):
+        case = torch.randint(rows, (tokens, 2)), torch.randn(rows, D)
+        assert torch.equal(gradient(compiled, *case), gradient(F.embedding, *case))
+
+
+def test_compile_by_dynamo_alone():
+    compiled = torch.compile(mx.embedding, fullgraph=True, backend="eager")
+    torch.testing.assert_close(
+        gradient(compiled, INPUT, WEIGHT), gradient(F.embedding, INPUT, WEIGHT)
+    )
