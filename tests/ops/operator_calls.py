@@ -1,6 +1,7 @@
 """What every operator is tested for, given a call that it takes.
 
-It takes that call, and refuses by name what its kernel cannot take, before it changes anything.
+It takes that call, passes torch's opcheck with it, and refuses by name what its kernel cannot take,
+before it changes anything.
 """
 
 from collections.abc import Callable, Mapping, Set
@@ -8,6 +9,7 @@ from collections.abc import Callable, Mapping, Set
 import pytest
 import torch
 from torch import Tensor
+from transform_cases import needs_native
 
 from makemore_ext._native import operators
 
@@ -42,7 +44,7 @@ OTHER_SHAPES = ("one dimension more", "one longer", "one class more", "empty")
 def operator_tests(
     calls: Mapping[str, Call], fits: Set[tuple[str, str, str]], refused: Mapping[str, Refusal]
 ) -> tuple[Callable[..., None], ...]:
-    """Four tests of some operators.
+    """Five tests of some operators.
 
     Args:
         calls: a call that each takes, by its name.
@@ -90,8 +92,23 @@ def operator_tests(
         ):
             getattr(operators, name)(**changed(calls[name], {argument: freed}))
 
+    @pytest.mark.filterwarnings("ignore:.*should not be instantiated")
+    @pytest.mark.parametrize("requires_grad", [False, pytest.param(True, marks=needs_native)])
+    @pytest.mark.parametrize("name", calls)
+    def passes_opcheck(name, requires_grad):
+        call = changed(calls[name], {})
+        operator = getattr(operators, name).default
+        if requires_grad:
+            if operator._schema.is_mutable:
+                pytest.skip("what it writes to is not differentiated")
+            for value in call.values():
+                if isinstance(value, Tensor) and value.is_floating_point():
+                    value.requires_grad_()
+        torch.library.opcheck(operator, (), call)
+
     return (
         takes_its_call,
+        passes_opcheck,
         refuses_a_tensor_that_does_not_fit,
         refuses,
         refuses_a_tensor_whose_memory_was_freed,

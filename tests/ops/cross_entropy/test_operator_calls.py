@@ -142,6 +142,7 @@ REFUSED: dict[str, Refusal] = {
 
 (
     test_takes_its_call,
+    test_passes_opcheck,
     test_refuses_a_tensor_that_does_not_fit,
     test_refuses,
     test_refuses_a_tensor_whose_memory_was_freed,

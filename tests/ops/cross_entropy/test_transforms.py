@@ -1,185 +1,134 @@
-"""Torch's function transforms, torch.func: against what they make of torch's own cross entropy."""
+"""Derivatives of every kind, against those of torch's own cross entropy."""
 
+import compilers
 import pytest
 import torch
-from cross_entropy_cases import float64_target, indices, logits
+import transforms
+from cross_entropy_cases import float64_target, logits
 from support import seeded
 from torch import Tensor
 from torch.nn import functional as F
+from transform_cases import Case, needs_native, torch_warns
 
 import makemore_ext as mx
 
-# Forward mode loads torch's own decompositions, which warn.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
-
-OPTIONS = {
-    **{reduction: {"reduction": reduction} for reduction in ("mean", "sum", "none")},
-    "smoothing": {"label_smoothing": 0.3},
-    "weight": {"weight": torch.linspace(0.5, 1.5, 5, dtype=torch.float64)},
-    "ignore": {"ignore_index": 1},
-    "weight ignore": {
-        "weight": torch.linspace(0.5, 1.5, 5, dtype=torch.float64),
-        "ignore_index": 1,
-    },
-}
-SAMPLES = {"one row": (5,), "rows": (4, 5), "pixels": (2, 5, 3), "volume": (2, 5, 3, 2)}
-every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-samples = pytest.mark.parametrize("shape", SAMPLES.values(), ids=SAMPLES)
-kinds = pytest.mark.parametrize("kind", ["indices", "probabilities"])
+pytestmark = torch_warns
 
 
-def skip_unsupported(kind: str, options: dict) -> None:
-    if kind == "probabilities" and "ignore_index" in options:
-        pytest.skip("ignore_index is for class indices")
+def composed(input, target, weight=None, *, lse_square_scale=0.0, return_lse=False, **options):
+    """Cross entropy with z-loss and lse, in torch operations."""
+    loss = F.cross_entropy(input, target, weight, **options)
+    if not (lse_square_scale or return_lse):
+        return loss
+    lse = input.logsumexp(0 if input.dim() == 1 else 1)
+    if lse_square_scale:
+        valid = torch.ones_like(lse)
+        if not target.is_floating_point():
+            valid = (target != options.get("ignore_index", -100)).to(lse.dtype)
+        squares = lse_square_scale * valid * lse.square()
+        reduction = options.get("reduction", "mean")
+        if reduction == "mean":
+            squares = squares.sum() / valid.sum()
+        loss = loss + (squares.sum() if reduction == "sum" else squares)
+    return (loss, lse) if return_lse else loss
 
 
-def batch(kind: str, shape: tuple[int, ...], size: int = 3) -> tuple[Tensor, Tensor]:
-    input = torch.stack([logits(shape, torch.float64, seed) for seed in range(size)])
-    return input, torch.stack([float64_target(kind, shape, seed) for seed in range(size)])
+def smooth(function, **options):
+    """A scalar that is linear in no part of what cross entropy gives."""
+
+    def loss(input: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        result = function(input, target, weight, **options)
+        if options.get("return_lse"):
+            return result[0].sin().sum() + result[1].cos().sum()
+        return result.sin().sum()
+
+    return loss
 
 
-@kinds
-@samples
-@every_option
-def test_grad(options, shape, kind):
-    skip_unsupported(kind, options)
-    target = float64_target(kind, shape)
-    input = logits(shape, torch.float64)
-    actual, expected = (
-        torch.func.grad(lambda x, f=f: f(x, target, **options).sum())(input)
-        for f in (mx.cross_entropy, F.cross_entropy)
-    )
-    torch.testing.assert_close(actual, expected)
-
-
-@kinds
-@samples
-@every_option
-def test_per_sample_gradients(options, shape, kind):
-    skip_unsupported(kind, options)
-    inputs, targets = batch(kind, shape)
-
-    def loss(input: Tensor, target: Tensor) -> Tensor:
-        return mx.cross_entropy(input, target, **options).square().sum()
-
-    actual = torch.func.vmap(torch.func.grad(loss))(inputs, targets)
-    expected = []
-    for input, target in zip(inputs, targets, strict=True):
-        input = input.detach().requires_grad_()
-        total = F.cross_entropy(input, target, **options).square().sum()
-        expected += torch.autograd.grad(total, input)
-    torch.testing.assert_close(actual, torch.stack(expected))
-
-
-IN_DIMS = {
-    "both": (0, 0, None),
-    "last dimension": (-1, -1, None),
-    "input alone": (0, None, None),
-    "target alone": (None, 0, None),
-    "weight alone": (None, None, 0),
-    "input and weight": (0, None, 0),
-    "all": (0, 0, 1),
-}
-
-
-@kinds
-@samples
-@pytest.mark.parametrize("reduction", ["mean", "none"])
-@pytest.mark.parametrize("in_dims", IN_DIMS.values(), ids=IN_DIMS)
-def test_vmap(in_dims, reduction, shape, kind):
-    inputs, targets = batch(kind, shape)
-    weights = torch.rand(3, 5, dtype=torch.float64, generator=seeded())
-    stacked = [
-        tensor[0] if dim is None else tensor.movedim(0, dim)
-        for tensor, dim in zip((inputs, targets, weights), in_dims, strict=True)
-    ]
-    samples = [
-        [
-            tensor[0 if dim is None else i]
-            for dim, tensor in zip(in_dims, (inputs, targets, weights), strict=True)
-        ]
-        for i in range(3)
-    ]
-
-    def loss_and_lse(input, target, weight):
-        return mx.cross_entropy(input, target, weight, reduction=reduction, return_lse=True)
-
-    actual = torch.func.vmap(loss_and_lse, in_dims)(*stacked)
-    losses = [F.cross_entropy(x, t, w, reduction=reduction) for x, t, w in samples]
-    lses = [x.logsumexp(0 if x.dim() == 1 else 1) for x, _, _ in samples]
-    torch.testing.assert_close(actual, (torch.stack(losses), torch.stack(lses)))
-
-
-@kinds
-@pytest.mark.parametrize("in_dims", IN_DIMS.values(), ids=IN_DIMS)
-def test_vmap_of_gradients(in_dims, kind):
-    inputs, targets = batch(kind, (4, 5))
-    weights = torch.rand(3, 5, dtype=torch.float64, generator=seeded())
-    stacked = [
-        tensor[0] if dim is None else tensor.movedim(0, dim)
-        for tensor, dim in zip((inputs, targets, weights), in_dims, strict=True)
-    ]
-    actual, expected = (
-        torch.func.vmap(torch.func.grad(f), in_dims)(*stacked)
-        for f in (mx.cross_entropy, F.cross_entropy)
-    )
-    torch.testing.assert_close(actual, expected)
-
-
-@kinds
-@samples
-@every_option
-def test_jvp(options, shape, kind):
-    skip_unsupported(kind, options)
-    target = float64_target(kind, shape)
-    input, tangent = logits(shape, torch.float64), logits(shape, torch.float64, seed=5)
-    actual, expected = (
-        torch.func.jvp(lambda x, f=f: f(x, target, **options), (input,), (tangent,))
-        for f in (mx.cross_entropy, F.cross_entropy)
-    )
-    torch.testing.assert_close(actual, expected)
-
-
-@kinds
-@samples
-@pytest.mark.parametrize(
-    "transform", ["jacrev", "jacfwd", "hessian", "nested grad", "vmap of hessian"]
-)
-def test_higher_transforms(transform, shape, kind):
-    target = float64_target(kind, shape)
-
-    def derive(function):
-        def loss(x: Tensor) -> Tensor:
-            return function(x, target, label_smoothing=0.1)
-
-        transforms = {
-            "jacrev": torch.func.jacrev(lambda x: function(x, target, reduction="none")),
-            "jacfwd": torch.func.jacfwd(lambda x: function(x, target, reduction="none")),
-            "hessian": torch.func.hessian(loss),
-            "nested grad": torch.func.grad(lambda x: torch.func.grad(loss)(x).square().sum()),
-            "vmap of hessian": torch.func.vmap(torch.func.hessian(loss)),
+def case(shape, kind="indices", weighted=False, leaves=("input",), **options) -> Case:
+    def sample(seed: int) -> dict[str, Tensor]:
+        tensors = {
+            "input": logits(shape, torch.float64, seed) / 2,
+            "target": float64_target(kind, shape, seed + 1),
         }
-        input = logits(shape, torch.float64)
-        return transforms[transform](input.expand(2, *shape) if "vmap" in transform else input)
+        if weighted:
+            classes = shape[0] if len(shape) == 1 else shape[1]
+            weight = torch.rand(classes, dtype=torch.float64, generator=seeded(seed + 2))
+            tensors["weight"] = weight + 0.5
+        return tensors
 
-    torch.testing.assert_close(derive(mx.cross_entropy), derive(F.cross_entropy))
-
-
-def test_nested_vmap():
-    inputs = logits((2, 3, 4, 5), torch.float64)
-    targets = torch.stack([torch.stack([indices((4, 5), seed=i)] * 3) for i in range(2)])
-    actual, expected = (
-        torch.func.vmap(torch.func.vmap(f))(inputs, targets)
-        for f in (mx.cross_entropy, F.cross_entropy)
+    return Case(
+        smooth(mx.cross_entropy, **options),
+        smooth(composed, **options),
+        [sample(10 * seed) for seed in range(3)],
+        leaves,
+        ("input", "target"),
     )
-    torch.testing.assert_close(actual, expected)
 
 
-def test_vmap_over_narrow_types():
-    inputs = logits((3, 4, 5), torch.bfloat16)
-    targets = torch.stack([indices((4, 5), torch.uint8, seed) for seed in range(3)])
-    gradients = torch.func.vmap(torch.func.grad(mx.cross_entropy))(inputs, targets)
-    for gradient, input, target in zip(gradients, inputs, targets, strict=True):
-        input = input.detach().requires_grad_()
-        (expected,) = torch.autograd.grad(mx.cross_entropy(input, target), input)
-        torch.testing.assert_close(gradient, expected)
+ALL = ("input", "target", "weight")
+CASES = {
+    "mean": case((4, 3)),
+    "sum of one row": case((3,), reduction="sum"),
+    "none, of pixels": case((2, 3, 2), reduction="none"),
+    "smoothing, ignore": case((4, 3), label_smoothing=0.3, ignore_index=1),
+    "weight": case((4, 3), weighted=True),
+    "weight, ignore, pixels": case((2, 3, 2), weighted=True, ignore_index=1),
+    "weight, smoothing, none": case((4, 3), weighted=True, reduction="none", label_smoothing=0.3),
+    "probabilities": case((4, 3), "probabilities", label_smoothing=0.2),
+    "probabilities, all": case((3, 3), "probabilities", True, ALL),
+    "probabilities of a row, all": case((3,), "probabilities", True, ALL, reduction="none"),
+    "lse": case((4, 3), return_lse=True),
+    "lse, z-loss, pixels": case(
+        (2, 3, 2), return_lse=True, lse_square_scale=0.2, ignore_index=1, reduction="none"
+    ),
+    "z-loss": case((4, 3), lse_square_scale=0.2, ignore_index=1),
+}
+
+
+@transforms.table(CASES)
+def test_transform(case, name):
+    transforms.check(name, case)
+
+
+@pytest.mark.parametrize("name", compilers.COMPILED)
+@pytest.mark.parametrize("of", ["smoothing, ignore", "weight, ignore, pixels"])
+def test_compiled_transform(of, name):
+    compilers.check_compiled(name, CASES[of])
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+@pytest.mark.parametrize("name", compilers.COMPILERS)
+@pytest.mark.parametrize("of", ["smoothing, ignore", "probabilities, all", "lse, z-loss, pixels"])
+def test_compiler(of, name):
+    compilers.check_compiler(name, CASES[of])
+
+
+@needs_native
+@pytest.mark.parametrize("of", ["mean", "none, of pixels", "lse, z-loss, pixels"])
+def test_the_compiled_graphs_hold_our_operators(of):
+    case = CASES[of]
+    forward, backward = compilers.graphs(case.of_leaves(case.ours), *case.differentiable())
+    assert compilers.kinds_in(forward, "cross_entropy") == (1, 0)
+    assert compilers.kinds_in(backward, "cross_entropy") == (0, 1)
+    assert "softmax" not in forward + backward
+
+
+@needs_native
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_nothing_stays_behind_hooks(reduction):
+    input = torch.randn(500, 400).requires_grad_()
+    target = torch.zeros(500, dtype=torch.int64)
+    kept = transforms.bytes_kept(lambda: mx.cross_entropy(input, target, reduction=reduction))
+    with transforms.packed_away():
+        rest = transforms.bytes_kept(lambda: mx.cross_entropy(input, target, reduction=reduction))
+    assert kept >= 500 * 8  # what backward needs
+    assert rest <= 64
+
+
+@needs_native
+def test_a_converted_model_is_traced_symbolically():
+    model = mx.convert(torch.nn.CrossEntropyLoss(label_smoothing=0.1))
+    input, target = logits((6, 5), torch.float64), float64_target("indices", (6, 5))
+    traced = torch.fx.symbolic_trace(model)
+    torch.testing.assert_close(traced(input, target), model(input, target))

@@ -1,0 +1,136 @@
+"""torch.func.vmap over each tensor, and jvp, of every shape and option; narrow dtypes."""
+
+import pytest
+import torch
+from cross_entropy_cases import float64_target, indices, logits
+from support import seeded
+from torch import Tensor
+from torch.nn import functional as F
+
+import makemore_ext as mx
+
+# Forward mode loads torch's own decompositions, which warn.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+
+OPTIONS = {
+    **{reduction: {"reduction": reduction} for reduction in ("mean", "sum", "none")},
+    "smoothing": {"label_smoothing": 0.3},
+    "weight": {"weight": torch.linspace(0.5, 1.5, 5, dtype=torch.float64)},
+    "ignore": {"ignore_index": 1},
+    "weight ignore": {
+        "weight": torch.linspace(0.5, 1.5, 5, dtype=torch.float64),
+        "ignore_index": 1,
+    },
+}
+SAMPLES = {"one row": (5,), "rows": (4, 5), "pixels": (2, 5, 3), "volume": (2, 5, 3, 2)}
+every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+samples = pytest.mark.parametrize("shape", SAMPLES.values(), ids=SAMPLES)
+kinds = pytest.mark.parametrize("kind", ["indices", "probabilities"])
+
+
+def skip_unsupported(kind: str, options: dict) -> None:
+    if kind == "probabilities" and "ignore_index" in options:
+        pytest.skip("ignore_index is for class indices")
+
+
+def batch(kind: str, shape: tuple[int, ...], size: int = 3) -> tuple[Tensor, Tensor]:
+    input = torch.stack([logits(shape, torch.float64, seed) for seed in range(size)])
+    return input, torch.stack([float64_target(kind, shape, seed) for seed in range(size)])
+
+
+@kinds
+@samples
+@every_option
+def test_per_sample_gradients(options, shape, kind):
+    skip_unsupported(kind, options)
+    inputs, targets = batch(kind, shape)
+
+    def loss(input: Tensor, target: Tensor) -> Tensor:
+        return mx.cross_entropy(input, target, **options).square().sum()
+
+    actual = torch.func.vmap(torch.func.grad(loss))(inputs, targets)
+    expected = []
+    for input, target in zip(inputs, targets, strict=True):
+        input = input.detach().requires_grad_()
+        total = F.cross_entropy(input, target, **options).square().sum()
+        expected += torch.autograd.grad(total, input)
+    torch.testing.assert_close(actual, torch.stack(expected))
+
+
+IN_DIMS = {
+    "both": (0, 0, None),
+    "last dimension": (-1, -1, None),
+    "input alone": (0, None, None),
+    "target alone": (None, 0, None),
+    "weight alone": (None, None, 0),
+    "input and weight": (0, None, 0),
+    "all": (0, 0, 1),
+}
+
+
+@kinds
+@samples
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("in_dims", IN_DIMS.values(), ids=IN_DIMS)
+def test_vmap(in_dims, reduction, shape, kind):
+    inputs, targets = batch(kind, shape)
+    weights = torch.rand(3, 5, dtype=torch.float64, generator=seeded())
+    stacked = [
+        tensor[0] if dim is None else tensor.movedim(0, dim)
+        for tensor, dim in zip((inputs, targets, weights), in_dims, strict=True)
+    ]
+    samples = [
+        [
+            tensor[0 if dim is None else i]
+            for dim, tensor in zip(in_dims, (inputs, targets, weights), strict=True)
+        ]
+        for i in range(3)
+    ]
+
+    def loss_and_lse(input, target, weight):
+        return mx.cross_entropy(input, target, weight, reduction=reduction, return_lse=True)
+
+    actual = torch.func.vmap(loss_and_lse, in_dims)(*stacked)
+    losses = [F.cross_entropy(x, t, w, reduction=reduction) for x, t, w in samples]
+    lses = [x.logsumexp(0 if x.dim() == 1 else 1) for x, _, _ in samples]
+    torch.testing.assert_close(actual, (torch.stack(losses), torch.stack(lses)))
+
+
+@kinds
+@pytest.mark.parametrize("in_dims", IN_DIMS.values(), ids=IN_DIMS)
+def test_vmap_of_gradients(in_dims, kind):
+    inputs, targets = batch(kind, (4, 5))
+    weights = torch.rand(3, 5, dtype=torch.float64, generator=seeded())
+    stacked = [
+        tensor[0] if dim is None else tensor.movedim(0, dim)
+        for tensor, dim in zip((inputs, targets, weights), in_dims, strict=True)
+    ]
+    actual, expected = (
+        torch.func.vmap(torch.func.grad(f), in_dims)(*stacked)
+        for f in (mx.cross_entropy, F.cross_entropy)
+    )
+    torch.testing.assert_close(actual, expected)
+
+
+@kinds
+@samples
+@every_option
+def test_jvp(options, shape, kind):
+    skip_unsupported(kind, options)
+    target = float64_target(kind, shape)
+    input, tangent = logits(shape, torch.float64), logits(shape, torch.float64, seed=5)
+    actual, expected = (
+        torch.func.jvp(lambda x, f=f: f(x, target, **options), (input,), (tangent,))
+        for f in (mx.cross_entropy, F.cross_entropy)
+    )
+    torch.testing.assert_close(actual, expected)
+
+
+def test_vmap_over_narrow_types():
+    inputs = logits((3, 4, 5), torch.bfloat16)
+    targets = torch.stack([indices((4, 5), torch.uint8, seed) for seed in range(3)])
+    gradients = torch.func.vmap(torch.func.grad(mx.cross_entropy))(inputs, targets)
+    for gradient, input, target in zip(gradients, inputs, targets, strict=True):
+        input = input.detach().requires_grad_()
+        (expected,) = torch.autograd.grad(mx.cross_entropy(input, target), input)
+        torch.testing.assert_close(gradient, expected)

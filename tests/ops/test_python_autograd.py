@@ -1,0 +1,33 @@
+"""The operations' tests once more, on the autograd Functions that serve where none is native."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transform_cases import IS_NATIVE
+
+FOLDERS = ("batch_norm", "cross_entropy", "embedding")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not IS_NATIVE, reason="this is the run on Python's autograd")
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_on_the_autograd_of_python(folder):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/ops/{folder}"],
+        env={**environment, "MAKEMORE_EXT_AUTOGRAD": "python"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout
+
+
+def test_every_operation_is_run():
+    tested = {path.parent.name for path in Path(__file__).parent.glob("*/test_*.py")}
+    assert tested == set(FOLDERS)
