@@ -73,9 +73,8 @@ struct BatchNormBackward : NodeOf<BatchNormBackward> {
     const Tensor &grad_output = grads[0], input_ = input.unpack(),
                  statistics_ = statistics.unpack();
     const Tensor weight_ = weight.unpack(), output_ = unpack_output(output);
-    const bool needs_grad_input = task_should_compute_output(0);
-    const bool needs_grad_parameters =
-        task_should_compute_output(1) || task_should_compute_output(2);
+    const bool needs_grad_input = needs_gradient(0);
+    const bool needs_grad_parameters = needs_gradient(1) || needs_gradient(2);
     if (is_plain_backward(grad_output, input_, weight_, output_, statistics_)) {
       const at::AutoDispatchBelowADInplaceOrView guard;
       const auto [grad_input, grad_weight, grad_bias] = entries().batch_norm_backward(

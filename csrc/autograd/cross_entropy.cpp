@@ -15,6 +15,9 @@ using Options = CrossEntropyOptions;
 using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor>(const Tensor&, const Tensor&,
                                                            const OptionalTensor&, int64_t, int64_t,
                                                            double, double, bool);
+using ForwardWithGradient = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&,
+                                                       const OptionalTensor&, int64_t, int64_t,
+                                                       double, double);
 using Backward = Tensor(const Tensor&, const OptionalTensor&, const Tensor&, const Tensor&,
                         const OptionalTensor&, const Tensor&, const Tensor&, int64_t, int64_t,
                         double, double);
@@ -25,6 +28,14 @@ const auto& forward_operator() {
   static const auto found = c10::Dispatcher::singleton()
                                 .findSchemaOrThrow("makemore_ext::cross_entropy_forward", "")
                                 .typed<Forward>();
+  return found;
+}
+
+const auto& forward_with_gradient_operator() {
+  static const auto found =
+      c10::Dispatcher::singleton()
+          .findSchemaOrThrow("makemore_ext::cross_entropy_forward_with_gradient", "")
+          .typed<ForwardWithGradient>();
   return found;
 }
 
@@ -89,14 +100,14 @@ struct CrossEntropyBackward : NodeOf<CrossEntropyBackward> {
     if (!grads[0].defined() && !grads[1].defined()) {
       return variable_list(3);
     }
-    const bool needs_others = task_should_compute_output(1) || task_should_compute_output(2);
+    const bool needs_others = needs_gradient(1) || needs_gradient(2);
     TORCH_CHECK(!in_place || !(at::GradMode::is_enabled() || needs_others),
                 "inplace_backward must be False with create_graph=True and for gradients of "
                 "target or weight, got True");
     const std::lock_guard<std::mutex> lock(mutex_);
     const Tensor target_ = target.unpack(), weight_ = weight.unpack();
-    const bool is_plain_here = is_plain_backward(grads[0]);
-    if (has_gradient && !at::GradMode::is_enabled() && (is_plain_here || !is_taken)) {
+    if (has_gradient &&
+        (is_plain_backward(grads[0]) || !(is_taken || at::GradMode::is_enabled()))) {
       return {of_saved_gradient(grads[0]), Tensor(), Tensor()};
     }
     const Tensor input_ = input.unpack();
@@ -106,7 +117,7 @@ struct CrossEntropyBackward : NodeOf<CrossEntropyBackward> {
       grad_loss = options.reduced() ? at::zeros({}, grad_lse.options()) : at::zeros_like(grad_lse);
     }
     variable_list result(3);
-    if (task_should_compute_output(0)) {
+    if (needs_gradient(0)) {
       result[0] = of_input(grad_loss, grad_lse, input_, target_, weight_);
     }
     if (needs_others) {
@@ -125,9 +136,9 @@ struct CrossEntropyBackward : NodeOf<CrossEntropyBackward> {
       return gradient.unpack().mul(grad_loss);
     }
     const at::AutoDispatchBelowADInplaceOrView guard;
-    const Tensor saved = is_taken ? form_gradient() : take(gradient);
+    Tensor formed = is_taken ? form_gradient() : take(gradient);
     is_taken = true;
-    return scaled(saved, grad_loss);
+    return scaled(std::move(formed), grad_loss);
   }
 
   // Once more, in the same way and with the same roundings.
@@ -213,6 +224,19 @@ void attach_cross_entropy(const Tensor& loss, const Tensor& lse, const Tensor& i
 
 namespace {
 
+void set_tangents(const Tensor& loss, const Tensor& lse, const Tensor& input, const Tensor& target,
+                  const Tensor& weight, const Options& options) {
+  if (any_has_tangent({input, target, weight})) {
+    const variable_list tangents =
+        call_formula(kFormulas, "tangents",
+                     {primal_of(input), primal_of(target), primal_of(weight), tangent_of(input),
+                      tangent_of(target), tangent_of(weight)},
+                     as_tuple(options));
+    set_tangent(loss, tangents[0]);
+    set_tangent(lse, lse.defined() ? tangents[1] : Tensor());
+  }
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_forward_autograd(
     c10::DispatchKeySet keys, const Tensor& input, const Tensor& target,
     const OptionalTensor& optional_weight, int64_t reduction, int64_t ignore_index,
@@ -228,15 +252,26 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_forward_autograd(
   const auto& [loss, statistics, total_weight, lse] = result;
   attach_cross_entropy(loss, return_lse ? lse : Tensor(), input, target, weight, options,
                        {statistics, total_weight, Tensor()});
-  if (any_has_tangent({input, target, weight})) {
-    const variable_list tangents =
-        call_formula(kFormulas, "tangents",
-                     {primal_of(input), primal_of(target), primal_of(weight), tangent_of(input),
-                      tangent_of(target), tangent_of(weight)},
-                     as_tuple(options));
-    set_tangent(loss, tangents[0]);
-    set_tangent(lse, return_lse ? tangents[1] : Tensor());
-  }
+  set_tangents(loss, return_lse ? lse : Tensor(), input, target, weight, options);
+  return result;
+}
+
+std::tuple<Tensor, Tensor> cross_entropy_forward_with_gradient_autograd(
+    c10::DispatchKeySet keys, const Tensor& input, const Tensor& target,
+    const OptionalTensor& optional_weight, int64_t reduction, int64_t ignore_index,
+    double label_smoothing, double lse_square_scale) {
+  const Options options{reduction, ignore_index, label_smoothing, lse_square_scale};
+  const Tensor weight = or_undefined(optional_weight);
+  auto result = [&] {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return forward_with_gradient_operator().redispatch(
+        keys & c10::after_autograd_keyset, input, target, optional_weight, reduction, ignore_index,
+        label_smoothing, lse_square_scale);
+  }();
+  const auto& [loss, gradient] = result;
+  attach_cross_entropy(loss, Tensor(), input, target, weight, options,
+                       {Tensor(), Tensor(), gradient});
+  set_tangents(loss, Tensor(), input, target, weight, options);
   return result;
 }
 
@@ -283,5 +318,7 @@ Tensor cross_entropy_backward_autograd(c10::DispatchKeySet keys, const Tensor& g
 
 TORCH_LIBRARY_IMPL(makemore_ext, Autograd, library) {
   library.impl("cross_entropy_forward", &makemore_ext::cross_entropy_forward_autograd);
+  library.impl("cross_entropy_forward_with_gradient",
+               &makemore_ext::cross_entropy_forward_with_gradient_autograd);
   library.impl("cross_entropy_backward", &makemore_ext::cross_entropy_backward_autograd);
 }

@@ -39,11 +39,6 @@ struct EmbeddingNode : NodeOf<Derived> {
   SavedVariable input;
   SymInt num_embeddings, padding_idx;
 
-  EmbeddingNode(const Tensor& input, SymInt num_embeddings, SymInt padding_idx)
-      : input(input, false),
-        num_embeddings(std::move(num_embeddings)),
-        padding_idx(std::move(padding_idx)) {}
-
   template <typename Self>
   static auto members(Self& self) {
     return std::tie(self.input, self.num_embeddings, self.padding_idx);
@@ -51,8 +46,6 @@ struct EmbeddingNode : NodeOf<Derived> {
 };
 
 struct EmbeddingBackward : EmbeddingNode<EmbeddingBackward> {
-  using EmbeddingNode::EmbeddingNode;
-
   std::string name() const override { return "EmbeddingBackward"; }
 
   variable_list apply(variable_list&& grads) override {
@@ -71,8 +64,6 @@ struct EmbeddingBackward : EmbeddingNode<EmbeddingBackward> {
 };
 
 struct EmbeddingBackwardBackward : EmbeddingNode<EmbeddingBackwardBackward> {
-  using EmbeddingNode::EmbeddingNode;
-
   std::string name() const override { return "EmbeddingBackwardBackward"; }
 
   variable_list apply(variable_list&& grads) override {
@@ -87,8 +78,11 @@ void attach_embedding(const Tensor& output, const Tensor& input, const Tensor& w
   if (!compute_requires_grad(weight)) {
     return;
   }
-  const auto node = c10::make_intrusive<EmbeddingBackward>(input, weight.sym_size(0), padding_idx);
+  const auto node = c10::make_intrusive<EmbeddingBackward>();
   node->set_next_edges(collect_next_edges(weight));
+  node->input = SavedVariable(input, false);
+  node->num_embeddings = weight.sym_size(0);
+  node->padding_idx = padding_idx;
   set_history(output, node);
 }
 
@@ -116,9 +110,11 @@ Tensor embedding_backward_autograd(c10::DispatchKeySet keys, const Tensor& grad_
                                           num_embeddings, padding_idx);
   }();
   if (compute_requires_grad(grad_output)) {
-    const auto node =
-        c10::make_intrusive<EmbeddingBackwardBackward>(input, num_embeddings, padding_idx);
+    const auto node = c10::make_intrusive<EmbeddingBackwardBackward>();
     node->set_next_edges(collect_next_edges(grad_output));
+    node->input = SavedVariable(input, false);
+    node->num_embeddings = num_embeddings;
+    node->padding_idx = padding_idx;
     set_history(grad_weight, node);
   }
   if (any_has_tangent({grad_output})) {

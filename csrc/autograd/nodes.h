@@ -9,8 +9,11 @@
 #include <algorithm>
 #include <initializer_list>
 #include <optional>
+#include <string>
 #include <tuple>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
 #include "plain.h"
 
@@ -36,44 +39,100 @@ class NodeOf : public Node {
  public:
   void release_variables() override {
     for_each_member(derived(), [](auto& member) {
-      if constexpr (std::is_base_of_v<SavedVariable, std::decay_t<decltype(member)>>) {
+      if constexpr (is_saved<decltype(member)>) {
         member.reset_data();
       }
     });
   }
 
-  // For compiled autograd, the next two: it sees every member, and puts tracers in their places.
+  // ---- for compiled autograd, which keeps a call of the node in its graph ----
+
   void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& arguments) const override {
     for_each_member(static_cast<const Derived&>(*this), [&](const auto& member) {
-      using Member = std::decay_t<decltype(member)>;
-      if constexpr (std::is_base_of_v<SavedVariable, Member>) {
-        arguments.collect(member, std::is_same_v<Member, SavedOutput>);
+      if constexpr (is_saved<decltype(member)>) {
+        const bool is_output = std::is_same_v<decltype(member), const SavedOutput&>;
+        arguments.collect(member, is_output);
       } else {
         arguments.collect(member);
       }
     });
   }
+
   variable_list apply_with_saved(const variable_list& grads,
                                  torch::dynamo::autograd::SwapSavedVariables& saved) override {
+    using namespace torch::dynamo::autograd;
     for_each_member(derived(), [&](auto& member) { saved.before(member); });
-    variable_list result = this->apply(variable_list(grads));
+    PackedArgs packed;
+    std::vector<bool> needs_gradient;
+    for (std::size_t i = 0; i < this->num_outputs(); ++i) {
+      needs_gradient.push_back(this->task_should_compute_output(i));
+    }
+    packed.pack(needs_gradient);
+    for_each_member(derived(), [&](auto& member) {
+      if constexpr (is_saved<decltype(member)>) {
+        packed.pack(member.unpack());
+      } else {
+        packed.pack(member);
+      }
+    });
+    const std::vector<at::IValue> arguments = std::move(packed).vec();
+    std::vector<at::TypePtr> types;
+    for (const at::IValue& argument : arguments) {
+      types.push_back(argument.isTensor() ? at::TensorType::get() : argument.type());
+    }
+    const auto& compiler = getPyCompilerInterface();
+    const std::string function =
+        compiler->bind_function(saved.get_py_compiler(), this->name(), apply_packed, types,
+                                /*is_custom_function=*/true);
+    variable_list result = compiler->call_function(
+        saved.get_py_compiler(), "apply_functional", function, grads, arguments,
+        IValuePacker<std::vector<std::optional<torch::autograd::InputMetadata>>>::pack(
+            get_input_metadata(this->next_edges())));
     for_each_member(derived(), [&](auto& member) { saved.after(member); });
     return result;
   }
 
  protected:
+  // Of the inputs of forward, in their order.
+  bool needs_gradient(std::size_t input) const {
+    return needs_gradient_.empty() ? this->task_should_compute_output(input)
+                                   : needs_gradient_[input];
+  }
+
   // Of a SavedOutput.
   Tensor unpack_output(const SavedOutput& output) {
     return output.unpack(c10::intrusive_ptr<Node>::unsafe_reclaim_from_nonowning(this));
   }
 
  private:
+  template <typename Member>
+  static constexpr bool is_saved = std::is_base_of_v<SavedVariable, std::decay_t<Member>>;
+
   Derived& derived() { return static_cast<Derived&>(*this); }
 
   template <typename Self, typename Body>
   static void for_each_member(Self& self, const Body& body) {
     std::apply([&](auto&... member) { (body(member), ...); }, Derived::members(self));
   }
+
+  // What a node with these members does.
+  static variable_list apply_packed(const variable_list& grads,
+                                    const std::vector<at::IValue>& arguments) {
+    torch::dynamo::autograd::PackedArgs packed(arguments);
+    const auto node = c10::make_intrusive<Derived>();
+    node->needs_gradient_ = packed.unpack<std::vector<bool>>();
+    for_each_member(*node, [&](auto& member) {
+      using Member = std::decay_t<decltype(member)>;
+      if constexpr (is_saved<Member>) {
+        member = Member(packed.unpack<Tensor>(), false);
+      } else {
+        member = packed.unpack<Member>();
+      }
+    });
+    return node->apply(variable_list(grads));
+  }
+
+  std::vector<bool> needs_gradient_;  // where no task of the engine says so
 };
 
 // Undefined tensors as operators take them.

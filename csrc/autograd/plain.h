@@ -47,7 +47,8 @@ inline bool is_plain_call() {
 // Of a node's work: whether the kernel may be called with these.
 template <typename... Tensors>
 bool is_plain_backward(const Tensors&... tensors) {
-  return !at::GradMode::is_enabled() && is_plain_context() && (is_plain(tensors) && ...);
+  return !at::GradMode::is_enabled() && is_plain_context() &&
+         ((is_plain(tensors) && !has_tangent(tensors)) && ...);
 }
 
 // Whether there are kernels for its dtype and device.

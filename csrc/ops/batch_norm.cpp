@@ -243,7 +243,6 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_backward(
   check_sizes(statistics, {3, input.size(1)}, "statistics");
   check_dtype(statistics, ScalarType::Double, "statistics");
   check_device(statistics, input, "statistics");
-  check_contiguous(statistics, "statistics");
   STD_TORCH_CHECK(output.has_value() == (activation != 0),
                   "output must be given if and only if activation is not 0, got ",
                   output ? "one" : "none", " and ", activation);
@@ -251,6 +250,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_backward(
     check_like(*output, input, "output");
     check_device(*output, input, "output");
   }
+  const Tensor dense_statistics = make_contiguous(statistics);
   const OptionalTensor dense_weight = convert(weight, compute_dtype(input));
   const bool channels_last = is_channels_last(input);
   Tensor grad_input =
@@ -269,7 +269,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_backward(
     const Viewed<T> viewed_output = output ? Viewed<T>(*output, channels_last) : Viewed<T>();
     const BatchNormArguments<T> call =
         arguments<T>(input, viewed, dense_weight, std::nullopt, options, channels_last);
-    const double* const known = const_data<double>(statistics);
+    const double* const known = const_data<double>(dense_statistics);
     BatchNormGradients<T> gradients{viewed_grad.view(), viewed_output.view(), {}, nullptr, nullptr};
     if (needs_grad_input) {
       gradients.grad_input = channel_view(grad_input, mutable_data<T>(grad_input), channels_last);

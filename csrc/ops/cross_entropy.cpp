@@ -56,10 +56,10 @@ class Problem {
           const Options& options, GradientMemory memory)
       : input_(input),
         target_(is_probabilities(target) ? target : make_contiguous(target)),
-        weight_(convert(weight, compute_dtype(input))),
         options_(options),
         memory_(memory) {
     check(input, target, weight, options);
+    weight_ = convert(weight, compute_dtype(input));
     if (memory != GradientMemory::none) {
       gradient_ = memory == GradientMemory::logits ? input : allocate_like(input);
     }
@@ -140,8 +140,7 @@ Tensor log_sum_exp(const Tensor& statistics, const Tensor& input) {
 
 struct Forward {
   Tensor loss;
-  OptionalTensor statistics;
-  OptionalTensor total_weight;
+  OptionalTensor statistics, total_weight;
 };
 
 Forward forward(const Problem& problem, const Tensor& input, const Options& options,
@@ -214,7 +213,6 @@ void backward(const Problem& problem, const Tensor& grad_output, const OptionalT
   check_sizes(statistics, row_sizes(input, {3}), "statistics");
   check_dtype(statistics, ScalarType::Double, "statistics");
   check_device(statistics, input, "statistics");
-  check_contiguous(statistics, "statistics");
   check_sizes(total_weight, {}, "total_weight");
   check_dtype(total_weight, ScalarType::Double, "total_weight");
   check_device(total_weight, input, "total_weight");
@@ -231,6 +229,7 @@ void backward(const Problem& problem, const Tensor& grad_output, const OptionalT
     check_separate(input, "input", total_weight, "total_weight");
   }
 
+  const Tensor dense_statistics = make_contiguous(statistics);
   const Tensor dense_grad_output = make_contiguous(grad_output);
   const OptionalTensor dense_grad_lse = make_contiguous(grad_lse);
   with_floating_type(input.scalar_type(), "input", [&](auto zero) {
@@ -238,7 +237,7 @@ void backward(const Problem& problem, const Tensor& grad_output, const OptionalT
     using C = Compute<T>;
     const Vector<const C> upstream{const_data<C>(dense_grad_output), options.reduced() ? 0 : 1};
     const Vector<const C> lse_upstream{const_data<C>(dense_grad_lse), 1};
-    const double* known = const_data<double>(statistics);
+    const double* known = const_data<double>(dense_statistics);
     const double* total = const_data<double>(total_weight);
     const CrossEntropyArguments<T> arguments = problem.arguments<T>();
     const RowView<T> gradient = problem.gradient_view<T>();
@@ -335,11 +334,10 @@ Handle cross_entropy_backward_entry(Handle grad_output, Handle grad_lse, Handle 
                                     Handle total_weight, const CrossEntropyOptions& options,
                                     bool in_place) {
   const Tensor logits(input);
-  const ScalarType dtype = compute_dtype(logits);
   const Problem problem(logits, Tensor(target), take_handle(weight), options,
                         in_place ? GradientMemory::logits : GradientMemory::fresh);
-  backward(problem, convert(Tensor(grad_output), dtype), take_handle(grad_lse), logits,
-           Tensor(statistics), Tensor(total_weight), options);
+  backward(problem, convert(Tensor(grad_output), compute_dtype(logits)), take_handle(grad_lse),
+           logits, Tensor(statistics), Tensor(total_weight), options);
   return in_place ? nullptr : give_handle(problem.gradient());
 }
 

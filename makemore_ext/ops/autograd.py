@@ -23,6 +23,13 @@ def is_eager() -> bool:
     )
 
 
+def is_functionalizing() -> bool:
+    """Whether torch.func.functionalize is at work."""
+    levels = torch._C._functorch.get_interpreter_stack() or ()
+    functionalize = torch._C._functorch.TransformType.Functionalize
+    return any(level.key() == functionalize for level in levels)
+
+
 def is_batched(grad: Tensor) -> bool:
     """Whether `grad` stands for many: torch.func.vmap, or torch.autograd.grad(is_grads_batched)."""
     return not is_eager() or torch._C._functorch.is_legacy_batchedtensor(grad)

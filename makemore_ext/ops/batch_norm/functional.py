@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from makemore_ext._native import autograd, operators
+from makemore_ext.ops.autograd import is_functionalizing
 from makemore_ext.ops.batch_norm.checks import check
 from makemore_ext.ops.batch_norm.function import apply
 from makemore_ext.ops.batch_norm.options import ACTIVATIONS, Options
@@ -64,7 +65,7 @@ def batch_norm(
         output = autograd.batch_norm(*arguments, activation, None)
         if output is not NotImplemented:
             return output
-    return dispatch(*arguments, activation)
+    return dispatch(*arguments, activation, None)
 
 
 def dispatch(
@@ -78,18 +79,25 @@ def dispatch(
     eps: float,
     correction: int,
     activation: str | None,
+    num_batches_tracked: Tensor | None,
 ) -> Tensor:
-    """`batch_norm` where it is no plain call: what is wrong is said here, the rest is torch's."""
+    """`batch_norm` where it is no plain call: what is wrong is said here, the rest is torch's.
+
+    Adds 1 to `num_batches_tracked`, where there is one.
+    """
     arguments = input, running_mean, running_var, weight, bias, training, momentum, eps, correction
     tensors = (input, running_mean, running_var, weight, bias)
     if has_torch_function(tensors):
-        return handle_torch_function(dispatch, tensors, *arguments, activation)
+        return handle_torch_function(dispatch, tensors, *arguments, activation, num_batches_tracked)
     check(*arguments, activation)
     weight, bias = _as_vector(weight), _as_vector(bias)
     options = Options(
         training, float(momentum), float(correction), float(eps), ACTIVATIONS[activation]
     )
-    return _forward(input, weight, bias, running_mean, running_var, options)
+    output = _forward(input, weight, bias, running_mean, running_var, options)
+    if num_batches_tracked is not None:
+        num_batches_tracked.add_(1)
+    return output
 
 
 def _as_vector(tensor: Tensor | None) -> Tensor | None:
@@ -107,16 +115,22 @@ def _forward(
     arguments = (input, weight, bias, running_mean, running_var)
     training, momentum, *rest = options
     update = training and running_mean is not None
-    if autograd is not None:
-        if update:
-            return operators.batch_norm_forward_and_update.default(*arguments, momentum, *rest)[0]
-        return operators.batch_norm_forward.default(*arguments, training, *rest)[0]
-    if update and torch.compiler.is_compiling():
-        # What is traced must not write to what it was given within a Function.
-        output, statistics = apply(input, weight, bias, None, None, options)
+    # Neither a Function that is traced nor functionalize lets an operator write.
+    compiling = torch.compiler.is_compiling()
+    update_apart = update and (autograd is None if compiling else is_functionalizing())
+    if update_apart:
+        arguments = (input, weight, bias, None, None)
+    if autograd is None:
+        output, statistics = apply(*arguments, options)
+    elif update and not update_apart:
+        output, statistics = operators.batch_norm_forward_and_update.default(
+            *arguments, momentum, *rest
+        )
+    else:
+        output, statistics = operators.batch_norm_forward.default(*arguments, training, *rest)
+    if update_apart:
         _update(running_mean, running_var, statistics, input, options)
-        return output
-    return apply(*arguments, options)[0]
+    return output
 
 
 @torch.no_grad()

@@ -41,7 +41,8 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
         return extra if self.activation is None else f"{extra}, activation={self.activation!r}"
 
     def forward(self, input: Tensor) -> Tensor:
-        self._check_input_dim(input)
+        if isinstance(input, Tensor):  # and not what torch.fx traces with
+            self._check_input_dim(input)
         running_mean, running_var = self.running_mean, self.running_var
         training = self.training or (running_mean is None and running_var is None)
         momentum, counted = self.momentum, None
@@ -52,7 +53,7 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
                 running_mean = running_var = None
         if momentum is None:  # the mean over all batches so far
             momentum = 0.0 if counted is None else 1.0 / (float(counted) + 1.0)
-        arguments = (
+        arguments: Any = (
             input,
             running_mean,
             running_var,
@@ -63,15 +64,13 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
             self.eps,
             self.correction,
             self.activation,
+            counted,
         )
         if autograd is not None and not torch.compiler.is_compiling():
-            output = autograd.batch_norm(*arguments, counted)
+            output = autograd.batch_norm(*arguments)
             if output is not NotImplemented:
                 return output
-        output = dispatch(*arguments)
-        if counted is not None:
-            counted.add_(1)
-        return output
+        return dispatch(*arguments)
 
 
 class BatchNorm1d(_BatchNorm, nn.BatchNorm1d):

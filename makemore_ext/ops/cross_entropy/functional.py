@@ -106,7 +106,7 @@ def cross_entropy(
     options = Options(
         REDUCTIONS[reduction], int(ignore_index), float(label_smoothing), float(lse_square_scale)
     )
-    if input.numel() == 0 and input.shape[class_dim(input)] == 0:  # torch's corner cases
+    if input.shape[class_dim(input)] == 0:  # torch's corner cases
         loss = F.cross_entropy(
             input,
             target,
