@@ -1,9 +1,8 @@
 // The operators of cross entropy: checks, allocation, and the call into the kernels.
 //
 // input is [N, C, d1, ...] or [C]; a row is one position in the dimensions other than C. target
-// holds class indices, of the rows' shape, or probabilities, of input's shape and dtype. Weights,
-// losses and their gradients are float32, or float64 for float64 input: nothing is rounded to a
-// narrow dtype that need not be.
+// holds class indices, of the rows' shape, or probabilities, of input's shape and dtype. Losses and
+// their gradients are in the dtype that input is computed in, weights in that or in input's.
 #include <torch/csrc/stable/library.h>
 
 #include <array>
@@ -292,8 +291,8 @@ void cross_entropy_scale(Tensor& gradient, const Tensor& factor) {
         gradient,
         [&] {
           if (*by != 1) {
-            std::array<StableIValue, 2> stack{torch::stable::detail::from(gradient),
-                                              torch::stable::detail::from(factor)};
+            std::array stack{torch::stable::detail::from(gradient),
+                             torch::stable::detail::from(factor)};
             TORCH_ERROR_CODE_CHECK(
                 torch_call_dispatcher("aten::mul_", "Tensor", stack.data(), TORCH_ABI_VERSION));
             torch::stable::detail::to<Tensor>(stack[0]);  // what it returns is ours to release

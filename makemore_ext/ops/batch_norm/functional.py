@@ -138,10 +138,10 @@ def _update(
     running_mean: Any, running_var: Any, statistics: Tensor, input: Tensor, options: Options
 ) -> None:
     """Takes the batch into the running statistics, apart from what is differentiated."""
-    count = input.numel() // max(1, input.shape[1])
-    if count == 0:
-        return
-    momentum = options.momentum
+    count = 1
+    for size in (input.shape[0], *input.shape[2:]):
+        count = count * size
+    momentum = options.momentum * torch.sym_min(count, 1)  # an empty batch leaves them as they are
     mean, variance, _ = statistics
     unbiased = variance * ((count - options.correction) / (count - 1))
     for running, new in ((running_mean, mean), (running_var, unbiased)):
