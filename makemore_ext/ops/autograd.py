@@ -1,4 +1,4 @@
-"""What is at work around a call; what the autograd Functions refuse and torch.compile takes whole."""
+"""What is at work around a call; what autograd Functions refuse, and torch.compile takes whole."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar

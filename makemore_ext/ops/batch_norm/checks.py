@@ -62,9 +62,13 @@ def _is_valid(
     channels = shape[1]
     # Torch counts values per channel as the product of all sizes but that of the channels. What is
     # compiled leaves that to the operator, so that the sizes may be any.
-    if training and not torch.compiler.is_compiling():
-        if shape[0] == 1 and all(size == 1 for size in shape[2:]):
-            return False
+    if (
+        training
+        and not torch.compiler.is_compiling()
+        and shape[0] == 1
+        and all(size == 1 for size in shape[2:])
+    ):
+        return False
     if (running_mean is None) != (running_var is None) or not (
         training or running_mean is not None
     ):
