@@ -1,9 +1,8 @@
 // The operators of cross entropy: checks, allocation, and the call into the kernels.
 //
 // input is [N, C, d1, ...] or [C]; a row is one position in the dimensions other than C. target
-// holds class indices, of the rows' shape, or probabilities, of input's shape and dtype. Weights,
-// losses and their gradients are float32, or float64 for float64 input: nothing is rounded to a
-// narrow dtype that need not be.
+// holds class indices, of the rows' shape, or probabilities, of input's shape and dtype. Losses and
+// lse are of the dtype that input is computed in, weights of that one or of input's own.
 #include <torch/csrc/stable/library.h>
 
 #include <array>
