@@ -34,7 +34,8 @@ def duration(seconds: float) -> str:
 def span(ratios: Iterable[float]) -> str:
     """The least and the largest of some ratios."""
     found = sorted(ratios)
-    return f"{times(found[0])} to {times(found[-1])}"
+    least, largest = times(found[0]), times(found[-1])
+    return least if least == largest else f"{least} to {largest}"
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
