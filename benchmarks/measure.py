@@ -39,7 +39,7 @@ def peak_memory(function: Callable[[], Any], device: str = "cpu") -> int | None:
 
 
 def hollow(output: Tensor, *gradients: Tensor) -> Callable[..., Tensor]:
-    """An autograd Function without a kernel: what Python and autograd take of any of ours."""
+    """An autograd Function without a kernel: what Python and autograd take of any."""
 
     class Hollow(torch.autograd.Function):
         @staticmethod

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import sections
-from prose import duration, table, times, where, wrapped
+import small_sizes
+from prose import beside, duration, table, where, wrapped
 from sections import NOTEBOOK, load, step_seconds
 from training_step import sizes
 
@@ -47,13 +48,25 @@ def seconds_of(record: dict[str, Any], *shape: int) -> dict[str, float]:
     return next(row["seconds"] for row in record["results"] if row["shape"] == list(shape))
 
 
+def small_ratio(record: dict[str, Any], operation: str, call: str, *shape: int) -> float:
+    """How many times as fast as torch's a call in float32 is, forward and backward."""
+    return next(
+        small_sizes.ratios(result)[small_sizes.BOTH]
+        for result in record["results"]
+        if result["operation"] == operation
+        and (result["call"], result["dtype"]) == (call, "float32")
+        and result["shape"] == list(shape)
+    )
+
+
 def readme_figures() -> str:
     """The figures of README.md."""
     case = load("training_step")["cases"][NOTEBOOK]
-    losses, norms = load("cross_entropy"), load("batch_norm")
+    losses, norms, small = load("cross_entropy"), load("batch_norm"), load("small_sizes")
     step = step_seconds(case)
     loss, norm = seconds_of(losses, 1024, 50257), seconds_of(norms, 32, 64, 56, 56)
-    small_loss, small_norm = seconds_of(losses, 32, 27), seconds_of(norms, 32, 64)
+    small_loss = small_ratio(small, "cross entropy", "mean, smoothing 0", 32, 27)
+    small_norm = small_ratio(small, "batch norm", "function, training", 32, 64)
     batch, hidden = sizes(NOTEBOOK)
 
     def row(what: str, command: str, *seconds: float) -> dict[str, str | None]:
@@ -80,11 +93,10 @@ def readme_figures() -> str:
     return f"""\
 {table(rows)}
 
-The step: {where(case)}. The others: {where(losses, norms)}.
+Small tensors, beside eager torch: cross entropy of 32×27 {beside(small_loss)}, batch norm of 32×64
+{beside(small_norm)}, forward and backward, by `benchmarks/small_sizes.py`.
 
-Small tensors are slower than in eager torch, whose backward is C++ throughout: cross entropy of
-32×27 takes {times(small_loss["fresh"] / small_loss["eager"])} times as long, batch norm of 32×64
-{times(small_norm["ours"] / small_norm["eager"])} times.
+The step: {where(case)}. The others: {where(losses, norms)}. Small tensors: {where(small)}.
 """
 
 

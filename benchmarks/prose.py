@@ -15,6 +15,17 @@ def times(ratio: float) -> str:
     return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.1f}"
 
 
+def beside(ratio: float) -> str:
+    """What is so many times as fast as something else, as a sentence has it."""
+    if times(ratio) == times(1):
+        return "takes as long"
+    return (
+        f"is {times(ratio)} times as fast"
+        if ratio > 1
+        else f"takes {times(1 / ratio)} times as long"
+    )
+
+
 def duration(seconds: float) -> str:
     """A time with its unit."""
     return f"{number(seconds * 1e3)} ms" if seconds >= 1e-2 else f"{number(seconds * 1e6)} µs"
@@ -23,7 +34,8 @@ def duration(seconds: float) -> str:
 def span(ratios: Iterable[float]) -> str:
     """The least and the largest of some ratios."""
     found = sorted(ratios)
-    return f"{times(found[0])} to {times(found[-1])}"
+    least, largest = times(found[0]), times(found[-1])
+    return least if least == largest else f"{least} to {largest}"
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

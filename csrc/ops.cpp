@@ -20,10 +20,10 @@ STABLE_TORCH_LIBRARY(makemore_ext, library) {
       "Tensor target, Tensor? weight, Tensor statistics, Tensor total_weight, int reduction, "
       "int ignore_index, float label_smoothing, float lse_square_scale) -> ()");
   library.def("cross_entropy_scale_(Tensor(a!) gradient, Tensor factor) -> ()");
-  // Input [N, C, d1, ...]. weight and bias are float32, or float64 for float64 input; so are their
-  // gradients. statistics: see csrc/cpu/batch_norm/batch_norm.cpp, [3, C] float64. The running
-  // statistics are of any floating dtype: read in evaluation, updated by the second operator, which
-  // is for training. A gradient that is not needed has no elements.
+  // Input [N, C, d1, ...]. weight and bias are of its dtype or of the one it is computed in; so are
+  // their gradients. statistics: see csrc/cpu/batch_norm/batch_norm.cpp, [3, C] float64. The
+  // running statistics are of any floating dtype: read in evaluation, updated by the second
+  // operator, which is for training. A gradient that is not needed has no elements.
   library.def(
       "batch_norm_forward(Tensor input, Tensor? weight, Tensor? bias, Tensor? running_mean, "
       "Tensor? running_var, bool training, float correction, float eps, int activation) "

@@ -2,7 +2,7 @@
 //
 // input is [N, C, d1, ...] or [C]; a row is one position in the dimensions other than C. target
 // holds class indices, of the rows' shape, or probabilities, of input's shape and dtype. Losses and
-// their gradients are in the dtype that input is computed in, weights in that or in input's.
+// lse are of the dtype that input is computed in, weights of that one or of input's own.
 #include <torch/csrc/stable/library.h>
 
 #include <array>
@@ -291,8 +291,8 @@ void cross_entropy_scale(Tensor& gradient, const Tensor& factor) {
         gradient,
         [&] {
           if (*by != 1) {
-            std::array stack{torch::stable::detail::from(gradient),
-                             torch::stable::detail::from(factor)};
+            std::array<StableIValue, 2> stack{torch::stable::detail::from(gradient),
+                                              torch::stable::detail::from(factor)};
             TORCH_ERROR_CODE_CHECK(
                 torch_call_dispatcher("aten::mul_", "Tensor", stack.data(), TORCH_ABI_VERSION));
             torch::stable::detail::to<Tensor>(stack[0]);  // what it returns is ours to release

@@ -1,13 +1,15 @@
-"""The operations, a folder each, twins by name of those below csrc/ops and csrc/cpu.
+"""The operations, a folder each, by the names of those below csrc.
 
 A short operation is one file, its `__init__.py`. A longer one has there what is public, and
 
 - `options.py`: what the operators are told beside tensors, and the numbers that stand for names;
 - `checks.py`: what is refused before a kernel starts;
-- `formulas.py`: terms, gradients and tangents in torch operations, for what kernels do not do;
+- `formulas.py`: terms, gradients and tangents in torch operations, for what kernels do not do; the
+  nodes of csrc/autograd call them as the Functions do;
 - `registrations.py`: shapes and batching, for torch.compile, export and torch.func;
-- `function.py`: the autograd Functions around the operators;
-- `functional.py`: the functional form, with its docstring;
+- `function.py`: the autograd Functions around the operators, for a torch that native autograd was
+  not built with;
+- `functional.py`: the functional form, with its docstring; it asks makemore_ext._autograd first;
 - `modules.py`: the layers.
 
 Each file may use those above it. What operations share is in `tensors.py` and `autograd.py`.

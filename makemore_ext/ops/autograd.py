@@ -1,4 +1,4 @@
-"""Autograd Functions: what is at work around a call, and calls that torch.compile takes whole."""
+"""What is at work around a call; what autograd Functions refuse, and torch.compile takes whole."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar

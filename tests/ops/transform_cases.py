@@ -12,7 +12,7 @@ from torch.func import grad
 import makemore_ext as mx
 
 IS_NATIVE = mx.build_info()["autograd"] == "native"
-needs_native = pytest.mark.skipif(not IS_NATIVE, reason="Python's autograd serves eager mode alone")
+needs_native = pytest.mark.skipif(not IS_NATIVE, reason="native autograd alone does this")
 # Of torch: tracing of Functions, decompositions for forward mode, torch.jit.
 torch_warns = [
     pytest.mark.filterwarnings("ignore:`torch.jit"),

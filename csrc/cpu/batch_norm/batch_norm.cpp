@@ -79,7 +79,8 @@ template <typename Pass, typename Layout>
 void set_parameters(const Pass& pass, const Layout& layout, int64_t block) {
   if (!pass.needs_sums()) {
     layout.clear(block);
-    for_each_channel(layout, block, [&](int64_t channel, int64_t) { pass.finish(channel); });
+    const int64_t first = layout.first_channel(block);
+    pass.finish(first, first + layout.channels(block));
   }
   layout.set_parameters(
       block, [&](int64_t i) { return pass.parameters(layout.first_channel(block) + i); });

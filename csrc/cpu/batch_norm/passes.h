@@ -127,9 +127,14 @@ class ForwardPass {
     return centre_near<T>(static_cast<C>(statistics_.mean[channel]));
   }
 
-  // Where there are no sums.
-  void finish(int64_t channel) const {
-    statistics_.invstd[channel] = 1 / std::sqrt(statistics_.variance[channel] + arguments_.eps);
+  // Where there are no sums, for channels [begin, end): a loop that becomes one of vectors.
+  void finish(int64_t begin, int64_t end) const {
+    const double eps = arguments_.eps;
+    const double* const variance = statistics_.variance;
+    double* const invstd = statistics_.invstd;
+    for (int64_t channel = begin; channel < end; ++channel) {
+      invstd[channel] = 1 / std::sqrt(variance[channel] + eps);
+    }
   }
 
   // The mean in two parts, of which the low one is part of the shift.
@@ -240,7 +245,10 @@ class BackwardPass {
     }
   }
 
-  void finish(int64_t channel) const { sum_dz_[channel] = sum_dz_xhat_[channel] = 0; }
+  void finish(int64_t begin, int64_t end) const {
+    std::fill(sum_dz_ + begin, sum_dz_ + end, 0.0);
+    std::fill(sum_dz_xhat_ + begin, sum_dz_xhat_ + end, 0.0);
+  }
 
   // What the centre lacks of the mean is part of the shift.
   Parameters<C> parameters(int64_t channel) const {

@@ -62,10 +62,12 @@ def _is_valid(
     channels = shape[1]
     # Torch counts values per channel as the product of all sizes but that of the channels. What is
     # compiled leaves that to the operator, so that the sizes may be any.
-    is_single = not torch.compiler.is_compiling() and all(
-        size == 1 for size in (shape[0], *shape[2:])
-    )
-    if training and is_single:
+    if (
+        training
+        and not torch.compiler.is_compiling()
+        and shape[0] == 1
+        and all(size == 1 for size in shape[2:])
+    ):
         return False
     if (running_mean is None) != (running_var is None) or not (
         training or running_mean is not None

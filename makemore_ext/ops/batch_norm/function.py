@@ -14,10 +14,10 @@ from makemore_ext.ops.batch_norm.options import Options
 class BatchNormFunction(torch.autograd.Function):
     """apply(input, weight, bias, running_mean, running_var, *options) -> output, statistics.
 
-    `input` is [N, C, d1, ...], `weight` and `bias` are None or [C] float32, or float64 for float64
-    input. The five `options`, flat as torch's vmap has them, are training, momentum, correction,
-    eps and a number of ACTIVATIONS. The running statistics [C] are read in evaluation and, unless
-    None, updated in training. `statistics` [3, C] float64 are mean, variance and
+    `input` is [N, C, d1, ...], `weight` and `bias` are None or [C], of its dtype or the one it is
+    computed in. The five `options`, flat as torch's vmap has them, are training, momentum,
+    correction, eps and a number of ACTIVATIONS. The running statistics [C] are read in evaluation
+    and, unless None, updated in training. `statistics` [3, C] float64 are mean, variance and
     1 / sqrt(variance + eps) of each channel, and not differentiable.
     """
 
