@@ -109,6 +109,11 @@ class RowWorker {
 
   // The maximum and the sums over classes of every row.
   void reduce(RowBlock block, BlockState<T>& state) {
+    if constexpr (!Shares<T, kind>::kAny) {
+      if (reduce_short_rows(block, state)) {
+        return;
+      }
+    }
     for (int64_t i = 0; i < block.count; ++i) {
       reduce_row(contiguous(arguments_.logits, i, logits_copy_), probabilities_row(i), i, state);
     }
@@ -127,6 +132,7 @@ class RowWorker {
  private:
   static constexpr bool kHasProbabilities = kind == TargetKind::probabilities;
   static constexpr int64_t kChunk = kChunkBytes / sizeof(T);
+  static constexpr int kMostShortVectors = 6;  // that are in registers beside constants
 
   static bool streams(const CrossEntropyArguments<T>& arguments, const RowView<T>& gradient) {
     const int64_t row_bytes = arguments.shape.classes * static_cast<int64_t>(sizeof(T));
@@ -164,6 +170,53 @@ class RowWorker {
   const T* probabilities_row(int64_t i) const {
     return kHasProbabilities ? contiguous(arguments_.probabilities, i, probabilities_copy_)
                              : nullptr;
+  }
+
+  // Reduces the rows where they are of a few vectors; whether they are.
+  template <int vectors = 1>
+  bool reduce_short_rows(RowBlock block, BlockState<T>& state) {
+    if constexpr (vectors > kMostShortVectors) {
+      return false;
+    } else if (arguments_.shape.classes > vectors * kLanes<T>) {
+      return reduce_short_rows<vectors + 1>(block, state);
+    } else {
+      for (int64_t i = 0; i < block.count; ++i) {
+        const T* x = contiguous(arguments_.logits, i, logits_copy_);
+        keeps_ ? reduce_short_row<vectors, true>(x, i, state)
+               : reduce_short_row<vectors, false>(x, i, state);
+      }
+      return true;
+    }
+  }
+
+  // The logits stay in registers from the maximum to the sum.
+  template <int vectors, bool keep>
+  void reduce_short_row(const T* x, int64_t i, BlockState<T>& state) const {
+    const C lowest = -std::numeric_limits<C>::infinity();
+    Vec<C> logits[vectors];
+    Vec<C> greatest = broadcast(lowest);
+    for (int v = 0; v < vectors; ++v) {
+      const T* source = x + v * kLanes<T>;
+      const int64_t count = arguments_.shape.classes - v * kLanes<T>;
+      logits[v] = v + 1 < vectors ? load(source) : load_partial(source, count, lowest);
+      greatest = max<C>(logits[v], greatest);
+    }
+    const C row_max = horizontal_max<C>(greatest);
+    const C shift = row_max == lowest ? C(0) : row_max;  // as in reduce_row
+    Wide<C> sum;
+    for (int v = 0; v < vectors; ++v) {
+      const Vec<C> term = exp_nonpositive<C>(logits[v] - shift);
+      if constexpr (keep) {
+        store(kept_.data() + i * kept_stride() + v * kLanes<T>, term);
+      }
+      sum = sum + Wide<C>::from(term);
+    }
+    if constexpr (keep) {
+      kept_shift_.data()[i * chunks()] = row_max;
+    }
+    state.max[i] = row_max;
+    state.sum_exp[i] = sum.sum();
+    state.share_sum[i] = state.share_logit[i] = 0;
   }
 
   // One read of the row from memory. A new maximum moves what was summed before.
