@@ -49,12 +49,13 @@ void check(const Tensor& input, const OptionalTensor& weight, const OptionalTens
 
 template <typename T>
 BatchNormArguments<T> arguments(const Tensor& input, const Viewed<T>& viewed,
-                                const OptionalTensor& weight, const OptionalTensor& bias,
-                                const Options& options, bool channels_last) {
+                                const Converted<Compute<T>>& weight,
+                                const Converted<Compute<T>>& bias, const Options& options,
+                                bool channels_last) {
   return {channel_shape(input, channels_last),
           viewed.view(),
-          const_data<Compute<T>>(weight),
-          const_data<Compute<T>>(bias),
+          weight.data(),
+          bias.data(),
           options.training,
           options.correction,
           options.eps,
@@ -94,32 +95,17 @@ T* running_data(const Tensor& vector, bool write) {
   return write ? mutable_data<T>(vector) : const_cast<T*>(const_data<T>(vector));
 }
 
-// Calls body(i, value) for the elements of a vector of any floating dtype, which `body` may change.
-template <typename Body>
-void for_each_value(const Tensor& vector, bool write, const Body& body) {
-  with_floating_type(vector.scalar_type(), "running statistics", [&](auto zero) {
-    using T = decltype(zero);
-    T* const data = running_data<T>(vector, write);
-    const int64_t size = vector.size(0);
-    const int64_t stride = vector.stride(0);
-    for (int64_t i = 0; i < size; ++i) {
-      T& element = data[i * stride];
-      const double value = body(i, to_double(element));
-      if (write) {
-        element = from_double<T>(value);
-      }
-    }
-  });
-}
-
-void read(const Tensor& running, double* destination) {
-  for_each_value(running, false, [&](int64_t i, double value) { return destination[i] = value; });
-}
-
 // running = (1 - momentum) running + momentum factor statistic
 void update(const Tensor& running, const double* statistic, double momentum, double factor) {
-  for_each_value(running, true, [&](int64_t i, double value) {
-    return (1 - momentum) * value + momentum * (statistic[i] * factor);
+  with_floating_type(running.scalar_type(), "running statistics", [&](auto zero) {
+    using T = decltype(zero);
+    T* const data = mutable_data<T>(running);
+    const int64_t size = running.size(0), stride = running.stride(0);
+    for (int64_t i = 0; i < size; ++i) {
+      T& element = data[i * stride];
+      element =
+          from_double<T>((1 - momentum) * to_double(element) + momentum * (statistic[i] * factor));
+    }
   });
 }
 
@@ -132,8 +118,8 @@ void forward_on_cpu(const BatchNormArguments<T>& arguments, const Running& runni
     return;
   }
   if (!arguments.training) {
-    read(*running.mean, statistics);
-    read(*running.variance, statistics + channels);
+    copy_values(*running.mean, statistics);
+    copy_values(*running.variance, statistics + channels);
   }
   cpu::kernels<cpu::BatchNormKernels<T>>().forward(arguments, statistics, output);
   if (arguments.training && running.mean) {
@@ -178,8 +164,6 @@ Forward forward(const Tensor& input, const OptionalTensor& weight, const Optiona
   if (running.mean && options.training) {
     check_update(running, input, weight, bias);
   }
-  const OptionalTensor dense_weight = convert(weight, compute_dtype(input));
-  const OptionalTensor dense_bias = convert(bias, compute_dtype(input));
   const bool channels_last = is_channels_last(input);
   Tensor output = allocate_dense(input, channels_last);
   OptionalTensor statistics;
@@ -192,8 +176,9 @@ Forward forward(const Tensor& input, const OptionalTensor& weight, const Optiona
   with_floating_type(input.scalar_type(), "input", [&](auto zero) {
     using T = decltype(zero);
     const Viewed<T> viewed(input, channels_last);
+    const Converted<Compute<T>> converted_weight(weight), converted_bias(bias);
     const BatchNormArguments<T> call =
-        arguments<T>(input, viewed, dense_weight, dense_bias, options, channels_last);
+        arguments<T>(input, viewed, converted_weight, converted_bias, options, channels_last);
     double* const values = statistics ? mutable_data<double>(*statistics) : on_cpu.data();
     const ChannelView<T> result = channel_view(output, mutable_data<T>(output), channels_last);
     on_device_of(
@@ -251,7 +236,6 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_backward(
     check_device(*output, input, "output");
   }
   const Tensor dense_statistics = make_contiguous(statistics);
-  const OptionalTensor dense_weight = convert(weight, compute_dtype(input));
   const bool channels_last = is_channels_last(input);
   Tensor grad_input =
       needs_grad_input ? allocate_dense(input, channels_last) : allocate(input, {0});
@@ -265,10 +249,11 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_backward(
       return;
     }
     const Viewed<T> viewed(input, channels_last);
+    const Converted<C> converted_weight(weight), no_bias(std::nullopt);
     const Viewed<T> viewed_grad(grad_output, channels_last);
     const Viewed<T> viewed_output = output ? Viewed<T>(*output, channels_last) : Viewed<T>();
     const BatchNormArguments<T> call =
-        arguments<T>(input, viewed, dense_weight, std::nullopt, options, channels_last);
+        arguments<T>(input, viewed, converted_weight, no_bias, options, channels_last);
     const double* const known = const_data<double>(dense_statistics);
     BatchNormGradients<T> gradients{viewed_grad.view(), viewed_output.view(), {}, nullptr, nullptr};
     if (needs_grad_input) {

@@ -16,6 +16,7 @@
 #include <optional>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 #include "../arguments.h"
 #include "../cuda/kernels.h"
@@ -221,6 +222,42 @@ Tensor convert(const Tensor& tensor, ScalarType dtype);
 inline OptionalTensor convert(const OptionalTensor& tensor, ScalarType dtype) {
   return tensor ? OptionalTensor(convert(*tensor, dtype)) : std::nullopt;
 }
+
+// The elements of a vector on the CPU.
+template <typename To>
+void copy_values(const Tensor& vector, To* destination) {
+  with_floating_type(vector.scalar_type(), "vector", [&](auto zero) {
+    const auto* const source = const_data<decltype(zero)>(vector);
+    const int64_t size = vector.size(0), stride = vector.stride(0);
+    for (int64_t i = 0; i < size; ++i) {
+      destination[i] = static_cast<To>(to_double(source[i * stride]));
+    }
+  });
+}
+
+// A vector as kernels take it, in the dtype that is computed in: where it is, or a copy, which on
+// the CPU is there sooner than a tensor would be.
+template <typename C>
+class Converted {
+ public:
+  explicit Converted(const OptionalTensor& vector) {
+    constexpr ScalarType kDtype =
+        std::is_same_v<C, double> ? ScalarType::Double : ScalarType::Float;
+    if (vector && vector->is_cpu() && vector->scalar_type() != kDtype) {
+      copy_.resize(vector->size(0));
+      copy_values(*vector, copy_.data());
+    } else {
+      tensor_ = convert(vector, kDtype);
+    }
+  }
+  const C* data() const {
+    return tensor_ ? const_data<C>(tensor_) : copy_.empty() ? nullptr : copy_.data();
+  }
+
+ private:
+  OptionalTensor tensor_;
+  std::vector<C> copy_;
+};
 
 // Whether the elements are not side by side in memory, in some order of the dimensions.
 bool has_gap_or_overlap(const Tensor& tensor);
