@@ -93,6 +93,7 @@ def operator_tests(
             getattr(operators, name)(**changed(calls[name], {argument: freed}))
 
     @pytest.mark.filterwarnings("ignore:.*should not be instantiated")
+    @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # opcheck of torch 2.14
     @pytest.mark.parametrize("requires_grad", [False, pytest.param(True, marks=needs_native)])
     @pytest.mark.parametrize("name", calls)
     def passes_opcheck(name, requires_grad):

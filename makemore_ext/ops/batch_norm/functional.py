@@ -143,6 +143,7 @@ def _update(
         count = count * size
     momentum = options.momentum * torch.sym_min(count, 1)  # an empty batch leaves them as they are
     mean, variance, _ = statistics
-    unbiased = variance * ((count - options.correction) / (count - 1))
+    # One value is the operator's to refuse, when what is compiled runs.
+    unbiased = variance * ((count - options.correction) / torch.sym_max(count - 1, 1))
     for running, new in ((running_mean, mean), (running_var, unbiased)):
         running.copy_((1 - momentum) * running.double() + momentum * new)

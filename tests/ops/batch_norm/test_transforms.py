@@ -97,6 +97,17 @@ def test_compiler(of, name):
     compilers.check_compiler(name, CASES[of])
 
 
+@pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1)], ids=str)
+def test_one_value_per_channel_is_refused_where_it_is_compiled(shape):
+    torch._dynamo.reset()
+    compiled = torch.compile(mx.batch_norm, fullgraph=True, backend="aot_eager")
+    mean, var = torch.zeros(3), torch.ones(3)
+    with pytest.raises(RuntimeError, match="must have more than 1 value per channel in training"):
+        compiled(torch.zeros(shape), mean, var, training=True)
+    assert (mean == 0).all()
+    assert (var == 1).all()
+
+
 @needs_native
 @pytest.mark.parametrize("of", ["correction, tanh, pixels", "updating", "evaluation, relu, pixels"])
 def test_the_compiled_graphs_hold_our_operators(of):
