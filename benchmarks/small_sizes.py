@@ -190,7 +190,10 @@ def bench(case: Case, rounds: int) -> dict[str, Any]:
         forward: Sides = {name: partial(f, *leaves) for name, f in sides.items()}
         seconds[FORWARD] = interleaved(forward, rounds, calls=CALLS)
         output = forward["torch"]()
-        upstream = torch.randn(output.shape, generator=seeded()).to(output.dtype)
+        # A loss that is a number has the upstream gradient 1, as in loss.backward().
+        shape = output.shape
+        upstream = torch.randn(shape, generator=seeded()) if shape else torch.ones(())
+        upstream = upstream.to(output.dtype)
         for leaf in leaves:
             leaf.requires_grad_()
 

@@ -73,6 +73,9 @@ Tensor scaled(Tensor gradient, const Tensor& factor) {
   if (gradient.use_count() > 1 || gradient.storage().use_count() > 1) {
     return gradient.mul(factor);
   }
+  if (gradient.is_cpu()) {
+    return gradient.mul_(factor);
+  }
   entries().cross_entropy_scale(to_handle(gradient), to_handle(factor));
   return gradient;
 }
