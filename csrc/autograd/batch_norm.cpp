@@ -25,24 +25,18 @@ using Backward = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&
 constexpr const char* kFormulas = "makemore_ext.ops.batch_norm.formulas";
 
 const auto& forward_operator() {
-  static const auto found = c10::Dispatcher::singleton()
-                                .findSchemaOrThrow("makemore_ext::batch_norm_forward", "")
-                                .typed<Forward>();
+  static const auto found = find_operator<Forward>("makemore_ext::batch_norm_forward");
   return found;
 }
 
 const auto& forward_and_update_operator() {
   static const auto found =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("makemore_ext::batch_norm_forward_and_update", "")
-          .typed<ForwardAndUpdate>();
+      find_operator<ForwardAndUpdate>("makemore_ext::batch_norm_forward_and_update");
   return found;
 }
 
 const auto& backward_operator() {
-  static const auto found = c10::Dispatcher::singleton()
-                                .findSchemaOrThrow("makemore_ext::batch_norm_backward", "")
-                                .typed<Backward>();
+  static const auto found = find_operator<Backward>("makemore_ext::batch_norm_backward");
   return found;
 }
 
@@ -56,12 +50,12 @@ auto as_tuple(const Options& options) {
 struct BatchNormBackward : NodeOf<BatchNormBackward> {
   SavedVariable input, weight, statistics;
   SavedOutput output;
-  Options options{};
+  Options options{};  // but for eps, which the statistics have
 
   template <typename Self>
   static auto members(Self& self) {
     return std::tie(self.input, self.weight, self.statistics, self.output, self.options.training,
-                    self.options.correction, self.options.eps, self.options.activation);
+                    self.options.correction, self.options.activation);
   }
 
   std::string name() const override { return "BatchNormBackward"; }
@@ -70,9 +64,9 @@ struct BatchNormBackward : NodeOf<BatchNormBackward> {
     if (!grads[0].defined()) {
       return variable_list(3);
     }
-    const Tensor &grad_output = grads[0], input_ = input.unpack(),
-                 statistics_ = statistics.unpack();
-    const Tensor weight_ = weight.unpack(), output_ = unpack_output(output);
+    const Tensor& grad_output = grads[0];
+    const Tensor input_ = input.unpack(), weight_ = weight.unpack();
+    const Tensor output_ = unpack_output(output), statistics_ = statistics.unpack();
     const bool needs_grad_input = needs_gradient(0);
     const bool needs_grad_parameters = needs_gradient(1) || needs_gradient(2);
     if (is_plain_backward(grad_output, input_, weight_, output_, statistics_)) {
@@ -99,8 +93,7 @@ struct BatchNormBackwardBackward : NodeOf<BatchNormBackwardBackward> {
   template <typename Self>
   static auto members(Self& self) {
     return std::tie(self.grad_output, self.input, self.weight, self.output, self.statistics,
-                    self.options.training, self.options.correction, self.options.eps,
-                    self.options.activation);
+                    self.options.training, self.options.correction, self.options.activation);
   }
 
   std::string name() const override { return "BatchNormBackwardBackward"; }
@@ -130,7 +123,7 @@ void attach_batch_norm(const Tensor& output, const Tensor& statistics, const Ten
     node->options = options;
     set_history(output, node);
   }
-  if (any_has_tangent({input, weight, bias})) {
+  if (any_has_tangent(input, weight, bias)) {
     const variable_list tangents =
         call_formula(kFormulas, "tangent",
                      {primal_of(input), primal_of(weight), output, statistics, tangent_of(input),
@@ -204,7 +197,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_backward_autograd(
          needs_grad_parameters ? grad_bias : Tensor()},
         node);
   }
-  if (any_has_tangent({grad_output, input, weight, output})) {
+  if (any_has_tangent(grad_output, input, weight, output)) {
     const variable_list tangents = call_formula(
         kFormulas, "second_tangents",
         {primal_of(grad_output), primal_of(input), primal_of(weight), primal_of(output), statistics,

@@ -25,24 +25,18 @@ using Backward = Tensor(const Tensor&, const OptionalTensor&, const Tensor&, con
 constexpr const char* kFormulas = "makemore_ext.ops.cross_entropy.formulas";
 
 const auto& forward_operator() {
-  static const auto found = c10::Dispatcher::singleton()
-                                .findSchemaOrThrow("makemore_ext::cross_entropy_forward", "")
-                                .typed<Forward>();
+  static const auto found = find_operator<Forward>("makemore_ext::cross_entropy_forward");
   return found;
 }
 
 const auto& forward_with_gradient_operator() {
   static const auto found =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("makemore_ext::cross_entropy_forward_with_gradient", "")
-          .typed<ForwardWithGradient>();
+      find_operator<ForwardWithGradient>("makemore_ext::cross_entropy_forward_with_gradient");
   return found;
 }
 
 const auto& backward_operator() {
-  static const auto found = c10::Dispatcher::singleton()
-                                .findSchemaOrThrow("makemore_ext::cross_entropy_backward", "")
-                                .typed<Backward>();
+  static const auto found = find_operator<Backward>("makemore_ext::cross_entropy_backward");
   return found;
 }
 
@@ -229,7 +223,7 @@ namespace {
 
 void set_tangents(const Tensor& loss, const Tensor& lse, const Tensor& input, const Tensor& target,
                   const Tensor& weight, const Options& options) {
-  if (any_has_tangent({input, target, weight})) {
+  if (any_has_tangent(input, target, weight)) {
     const variable_list tangents =
         call_formula(kFormulas, "tangents",
                      {primal_of(input), primal_of(target), primal_of(weight), tangent_of(input),
@@ -304,7 +298,7 @@ Tensor cross_entropy_backward_autograd(c10::DispatchKeySet keys, const Tensor& g
     node->options = options;
     set_history(grad_input, node);
   }
-  if (any_has_tangent({grad_loss, grad_lse, input, target, weight})) {
+  if (any_has_tangent(grad_loss, grad_lse, input, target, weight)) {
     const variable_list tangents = call_formula(
         kFormulas, "second_tangent",
         {primal_of(grad_loss), primal_of(grad_lse), primal_of(input), primal_of(target),

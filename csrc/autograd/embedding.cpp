@@ -13,16 +13,14 @@ namespace {
 using c10::SymInt;
 
 const auto& forward_operator() {
-  static const auto found = c10::Dispatcher::singleton()
-                                .findSchemaOrThrow("makemore_ext::embedding", "")
-                                .typed<Tensor(const Tensor&, const Tensor&, SymInt)>();
+  static const auto found =
+      find_operator<Tensor(const Tensor&, const Tensor&, SymInt)>("makemore_ext::embedding");
   return found;
 }
 
 const auto& backward_operator() {
-  static const auto found = c10::Dispatcher::singleton()
-                                .findSchemaOrThrow("makemore_ext::embedding_backward", "")
-                                .typed<Tensor(const Tensor&, const Tensor&, SymInt, SymInt)>();
+  static const auto found = find_operator<Tensor(const Tensor&, const Tensor&, SymInt, SymInt)>(
+      "makemore_ext::embedding_backward");
   return found;
 }
 
@@ -96,7 +94,7 @@ Tensor embedding_autograd(c10::DispatchKeySet keys, const Tensor& input, const T
                                          padding_idx);
   }();
   attach_embedding(output, input, weight, padding_idx);
-  if (any_has_tangent({weight})) {
+  if (any_has_tangent(weight)) {
     set_tangent(output, forward_operator().call(input, tangent_of(weight), padding_idx));
   }
   return output;
@@ -117,7 +115,7 @@ Tensor embedding_backward_autograd(c10::DispatchKeySet keys, const Tensor& grad_
     node->padding_idx = padding_idx;
     set_history(grad_weight, node);
   }
-  if (any_has_tangent({grad_output})) {
+  if (any_has_tangent(grad_output)) {
     set_tangent(grad_weight, backward_operator().call(tangent_of(grad_output), input,
                                                       num_embeddings, padding_idx));
   }

@@ -1,13 +1,12 @@
 // What the nodes of every operation share.
 #pragma once
 
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
 #include <torch/csrc/dynamo/compiled_autograd.h>
 
-#include <algorithm>
-#include <initializer_list>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -135,6 +134,12 @@ class NodeOf : public Node {
   std::vector<bool> needs_gradient_;  // where no task of the engine says so
 };
 
+// An operator of csrc/ops.cpp, called with arguments of these types.
+template <typename Signature>
+auto find_operator(const char* name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").template typed<Signature>();
+}
+
 // Undefined tensors as operators take them.
 inline OptionalTensor optional(const Tensor& tensor) {
   return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
@@ -153,8 +158,9 @@ inline Tensor tangent_of(const Tensor& tensor) {
   return has_tangent(tensor) ? tensor._fw_grad(0) : Tensor();
 }
 
-inline bool any_has_tangent(std::initializer_list<Tensor> tensors) {
-  return std::any_of(tensors.begin(), tensors.end(), has_tangent);
+template <typename... Tensors>
+bool any_has_tangent(const Tensors&... tensors) {
+  return (has_tangent(tensors) || ...);
 }
 
 inline void set_tangent(const Tensor& output, const Tensor& tangent) {

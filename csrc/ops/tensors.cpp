@@ -195,15 +195,8 @@ Tensor convert(const Tensor& tensor, ScalarType dtype) {
     return make_contiguous(torch::stable::to(tensor, dtype));
   }
   const Tensor result = allocate(tensor, tensor.sizes(), dtype);
-  with_floating_type(tensor.scalar_type(), "tensor", [&](auto from) {
-    with_floating_type(dtype, "dtype", [&](auto to) {
-      const auto* const source = const_data<decltype(from)>(tensor);
-      auto* const destination = mutable_data<decltype(to)>(result);
-      for (int64_t i = 0; i < tensor.numel(); ++i) {
-        destination[i] = from_double<decltype(to)>(to_double(source[i]));
-      }
-    });
-  });
+  with_floating_type(dtype, "dtype",
+                     [&](auto zero) { copy_values(tensor, mutable_data<decltype(zero)>(result)); });
   return result;
 }
 

@@ -131,11 +131,6 @@ inline void check_dtype(const Tensor& tensor, ScalarType dtype, const char* name
                   dtype_name(tensor.scalar_type()));
 }
 
-inline void check_contiguous(const Tensor& tensor, const char* name) {
-  STD_TORCH_CHECK(tensor.is_contiguous(), name, " must be contiguous, got strides ",
-                  as_list(tensor.strides()));
-}
-
 inline void check_size(const Tensor& tensor, int64_t dim, int64_t size, const char* name) {
   STD_TORCH_CHECK(tensor.size(dim) == size, name, " must have size ", size, " in dimension ", dim,
                   ", got ", tensor.size(dim));
@@ -146,12 +141,6 @@ inline void check_sizes(const Tensor& tensor, Sizes sizes, const char* name) {
   for (std::size_t dim = 0; dim < sizes.size(); ++dim) {
     check_size(tensor, static_cast<int64_t>(dim), sizes[dim], name);
   }
-}
-
-inline void check_vector(const Tensor& tensor, int64_t size, ScalarType dtype, const char* name) {
-  check_dim(tensor, 1, name);
-  check_size(tensor, 0, size, name);
-  check_dtype(tensor, dtype, name);
 }
 
 inline void check_like(const Tensor& tensor, const Tensor& other, const char* name) {
@@ -223,14 +212,14 @@ inline OptionalTensor convert(const OptionalTensor& tensor, ScalarType dtype) {
   return tensor ? OptionalTensor(convert(*tensor, dtype)) : std::nullopt;
 }
 
-// The elements of a vector on the CPU.
+// Copies a tensor on the CPU, a vector of any stride or contiguous, to `destination`.
 template <typename To>
-void copy_values(const Tensor& vector, To* destination) {
-  with_floating_type(vector.scalar_type(), "vector", [&](auto zero) {
-    const auto* const source = const_data<decltype(zero)>(vector);
-    const int64_t size = vector.size(0), stride = vector.stride(0);
+void copy_values(const Tensor& tensor, To* destination) {
+  with_floating_type(tensor.scalar_type(), "tensor", [&](auto zero) {
+    const auto* const source = const_data<decltype(zero)>(tensor);
+    const int64_t size = tensor.numel(), stride = tensor.dim() == 1 ? tensor.stride(0) : 1;
     for (int64_t i = 0; i < size; ++i) {
-      destination[i] = static_cast<To>(to_double(source[i * stride]));
+      destination[i] = from_double<To>(to_double(source[i * stride]));
     }
   });
 }

@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch._C._functorch import TransformType
-from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.autograd import forward_ad
 
 from makemore_ext._native import autograd
@@ -23,11 +22,14 @@ def is_eager() -> bool:
     )
 
 
+def _transforms() -> list[TransformType]:
+    """Those of torch.func that are at work, the innermost last."""
+    return [level.key() for level in torch._C._functorch.get_interpreter_stack() or ()]
+
+
 def is_functionalizing() -> bool:
     """Whether torch.func.functionalize is at work."""
-    levels = torch._C._functorch.get_interpreter_stack() or ()
-    functionalize = torch._C._functorch.TransformType.Functionalize
-    return any(level.key() == functionalize for level in levels)
+    return TransformType.Functionalize in _transforms()
 
 
 def is_batched(grad: Tensor) -> bool:
@@ -37,8 +39,7 @@ def is_batched(grad: Tensor) -> bool:
 
 def check_forward_mode(operation: str) -> None:
     """Raises RuntimeError for tangents of tangents, which the jvp of a Function takes for 0."""
-    transforms = [interpreter.key() for interpreter in retrieve_all_functorch_interpreters()]
-    if transforms.count(TransformType.Jvp) > 1:
+    if _transforms().count(TransformType.Jvp) > 1:
         raise RuntimeError(
             f"{operation} has no jvp of jvp, nor jacfwd of jacfwd, on the autograd of Python: "
             "native autograd, which is built for one version of torch, has"

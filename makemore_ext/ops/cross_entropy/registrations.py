@@ -19,7 +19,7 @@ def _row_shape(shape: Sequence[int]) -> list[int]:
 
 
 def _fake_loss(input: Tensor, reduction: int) -> Tensor:
-    shape = _row_shape(input.shape) if reduction == 0 else []
+    shape = _row_shape(input.shape) if reduction == NONE else []
     return input.new_empty(shape, dtype=compute_dtype(input))
 
 
@@ -85,6 +85,11 @@ def _loop(operator: Any, size: int, in_dims: tuple, arguments: tuple) -> list[An
     return [operator(*sample(index)) for index in range(size)]
 
 
+def _any_weight(weights: Tensor, dim: int) -> Tensor:
+    """One weight for a batch of none, of which no row has need."""
+    return weights.new_ones(weights.movedim(dim, 0).shape[1:])
+
+
 def _total_weight(target: Tensor, weight: Tensor | None, classes: int, ignore_index: int) -> Tensor:
     """The divisor of the mean for each of the samples [B, rows] of class indices."""
     target = target.long()
@@ -121,7 +126,7 @@ def _(
             if return_lse:
                 return (*stacked, torch.stack(lses)), (0, 0, 0, 0)
             return (*stacked, lses[0]), (0, 0, 0, None)
-        weight = weight.new_ones(weight.shape[1 - in_dims[2] % 2])  # of which no row has need
+        weight = _any_weight(weight, in_dims[2])
 
     logits = batch_first(input, in_dims[0], size)
     vector = logits.dim() == 2
@@ -129,7 +134,7 @@ def _(
         _fold(input, in_dims[0], size, vector),
         _fold(target, in_dims[1], size, vector),
         weight,
-        0,
+        NONE,
         *options,
     )
     rows = [size, *_row_shape(logits.shape[1:])]
@@ -155,7 +160,7 @@ def _(info: Any, in_dims: tuple, *arguments: Any) -> tuple[Tensor, int]:
     if weight is not None and in_dims[4] is not None:
         if size > 0:
             return torch.stack(_loop(operator, size, in_dims, arguments)), 0
-        weight = weight.new_ones(weight.shape[1 - in_dims[4] % 2])
+        weight = _any_weight(weight, in_dims[4])
 
     logits = batch_first(input, in_dims[2], size)
     vector = logits.dim() == 2
