@@ -20,15 +20,15 @@
 // hpreact, dz dhpreact and dx dhprebn. plain.h has the same for one channel, without vectors.
 //
 // Either direction goes over the input twice: it takes sums, and then it writes. Here is in what
-// order; what is summed, made of the sums and written, in passes.h; the way through memory, for
-// two layouts, in columns.h and planes.h.
+// order; what is summed, made of the sums and written, in passes.h, of which channels.h has the
+// arrays; the way through memory, for two layouts, in columns.h and planes.h.
 #include <cstdint>
 
 #include "../../arguments.h"
 #include "../parallel.h"
-#include "../scratch.h"
 #include "../simd/stream.h"
 #include "../simd/vec.h"
+#include "channels.h"
 #include "columns.h"
 #include "kernels.h"
 #include "passes.h"
@@ -36,65 +36,48 @@
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 
-// Calls body(channel, its place in the block) for the channels of a block.
-template <typename Layout, typename Body>
-void for_each_channel(const Layout& layout, int64_t block, const Body& body) {
-  const int64_t first = layout.first_channel(block);
-  const int64_t count = layout.channels(block);
-  for (int64_t i = 0; i < count; ++i) {
-    body(first + i, i);
-  }
-}
-
 template <typename Pass, typename Layout>
 void choose_centres(const Pass& pass, const Layout& layout, int64_t block) {
-  layout.clear(block);
   if constexpr (Pass::kKnowsCentre) {
-    for_each_channel(layout, block, [&](int64_t channel, int64_t i) {
-      layout.set_centre(block, i, pass.centre(channel));
-    });
+    pass.set_centres(layout.channels(block));
+    layout.spread_centres(block);
   } else {
     layout.sample_centres(block);
   }
 }
 
-// Sums to statistics or gradients. A centre that was far from the mean is moved there: whether any
-// was, so that the sums are to be taken once more.
+// Sums to statistics or gradients: whether centres were moved, and the sums are to be taken again.
 template <typename Pass, typename Layout>
 bool finish_sums(const Pass& pass, const Layout& layout, int64_t block) {
-  bool any_far = false;
-  layout.join_pieces(block);
-  for_each_channel(layout, block, [&](int64_t channel, int64_t i) {
-    const auto sums = layout.channel_sums(block, i);
-    pass.finish(channel, sums);
-    if (pass.is_far(channel, sums)) {
-      layout.set_centre(block, i, pass.centre(channel));
-      any_far = true;
-    }
-  });
-  return any_far;
+  layout.join_sums(block);
+  const bool any_moved = pass.finish_sums(layout.channels(block));
+  if (any_moved) {
+    layout.spread_centres(block);
+  }
+  return any_moved;
 }
 
 template <typename Pass, typename Layout>
 void set_parameters(const Pass& pass, const Layout& layout, int64_t block) {
+  const Range channels = layout.channels(block);
   if (!pass.needs_sums()) {
-    layout.clear(block);
-    const int64_t first = layout.first_channel(block);
-    pass.finish(first, first + layout.channels(block));
+    pass.finish_without_sums(channels);
   }
-  layout.set_parameters(
-      block, [&](int64_t i) { return pass.parameters(layout.first_channel(block) + i); });
+  pass.set_parameters(channels);
+  layout.spread_parameters(block);
 }
 
 template <typename Pass, typename Layout>
 void write(const Pass& pass, const Layout& layout, int64_t block, int64_t piece) {
   layout.write(block, piece);
-  const auto [begin, end] = layout.elements(piece);
-  for_each_channel(layout, block, [&, begin = begin, end = end](int64_t channel, int64_t) {
-    if (pass.is_extreme(channel)) {
-      pass.write_extreme(channel, begin, end);
+  const Range channels = layout.channels(block);
+  if (pass.any_extreme(channels)) {
+    for (int64_t channel = channels.begin; channel < channels.end; ++channel) {
+      if (pass.is_extreme(channel)) {
+        pass.write_extreme(channel, layout.elements(piece));
+      }
     }
-  });
+  }
   finish_stores();
 }
 
@@ -118,21 +101,23 @@ void run_blocks(const Pass& pass, const Layout& layout) {
   });
 }
 
-// Blocks of channels in many pieces: the sums of all come first.
+// Blocks of channels in many pieces: the sums of all come first. What was read last is written
+// first, as it is still in the cache.
 template <typename Pass, typename Layout>
 void run_pieces(const Pass& pass, const Layout& layout) {
   const int64_t blocks = layout.blocks(), pieces = layout.pieces();
-  const auto for_each_piece_of_all = [&](const auto& body) {
-    for_each_piece(blocks * pieces, 1, pass.shape().elements(),
-                   [&](int64_t i, int64_t, int64_t) { body(i / pieces, i % pieces); });
+  const auto for_each_piece_of_all = [&](bool backwards, const auto& body) {
+    for_each_piece(
+        blocks * pieces, 1, pass.shape().elements(),
+        [&](int64_t i, int64_t, int64_t) { body(i / pieces, i % pieces); }, backwards);
   };
   const auto take_sums = [&] {
-    for_each_piece_of_all([&](int64_t block, int64_t piece) { layout.sum(block, piece); });
-    bool any_far = false;
+    for_each_piece_of_all(false, [&](int64_t block, int64_t piece) { layout.sum(block, piece); });
+    bool any_moved = false;
     for (int64_t block = 0; block < blocks; ++block) {
-      any_far = finish_sums(pass, layout, block) || any_far;
+      any_moved = finish_sums(pass, layout, block) || any_moved;
     }
-    return any_far;
+    return any_moved;
   };
   if (pass.needs_sums()) {
     for (int64_t block = 0; block < blocks; ++block) {
@@ -146,7 +131,8 @@ void run_pieces(const Pass& pass, const Layout& layout) {
     for (int64_t block = 0; block < blocks; ++block) {
       set_parameters(pass, layout, block);
     }
-    for_each_piece_of_all([&](int64_t block, int64_t piece) { write(pass, layout, block, piece); });
+    for_each_piece_of_all(true,
+                          [&](int64_t block, int64_t piece) { write(pass, layout, block, piece); });
   }
 }
 
@@ -181,14 +167,15 @@ void run_on(const Pass& pass, const Views&... views) {
 template <typename T>
 void batch_norm_forward(const BatchNormArguments<T>& arguments, double* statistics,
                         ChannelView<T> output) {
-  run_on(ForwardPass<T>(arguments, statistics, output), arguments.input, output);
+  const Channels<Compute<T>> channels(arguments.shape.channels);
+  run_on(ForwardPass<T>(arguments, statistics, output, channels), arguments.input, output);
 }
 
 template <typename T>
 void batch_norm_backward(const BatchNormArguments<T>& arguments, const double* statistics,
                          const BatchNormGradients<T>& gradients) {
-  const Scratch<double> sums(2 * arguments.shape.channels);
-  run_on(BackwardPass<T>(arguments, statistics, gradients, sums.data()), arguments.input,
+  const Channels<Compute<T>> channels(arguments.shape.channels);
+  run_on(BackwardPass<T>(arguments, statistics, gradients, channels), arguments.input,
          gradients.grad_output, gradients.output, gradients.grad_input);
 }
 

@@ -111,9 +111,11 @@ class PlainChannel {
 // its product with a gradient may not fit the type that vectors are computed in, by a margin. A
 // channel with an infinity or a NaN is one too, and leaves as NaN.
 template <typename T>
-inline bool is_out_of_range(const ChannelStatistics& known) {
-  constexpr double kLimit = std::is_same_v<T, double> ? 0x1p+960 : 0x1p+100;
-  return !(std::abs(known.mean) < kLimit && known.variance < kLimit);
+inline constexpr double kMostSpread = std::is_same_v<T, double> ? 0x1p+960 : 0x1p+100;
+
+template <typename T>
+inline bool is_out_of_range(double mean, double variance) {
+  return !(std::abs(mean) < kMostSpread<T> && variance < kMostSpread<T>);
 }
 
 template <typename T>

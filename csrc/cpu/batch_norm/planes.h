@@ -9,6 +9,7 @@
 #include "../../arguments.h"
 #include "../scratch.h"
 #include "../simd/group.h"
+#include "../simd/reduce.h"
 #include "../simd/vec.h"
 #include "passes.h"
 #include "rows.h"
@@ -45,6 +46,8 @@ struct PlaneGrid {
 
 // Planes as rows, in any view of the call.
 struct PlanePlace {
+  static constexpr bool kReadsAhead = true;
+
   int64_t channel;
   int64_t outer;  // the first plane
   int64_t index;  // of an element in it
@@ -60,6 +63,8 @@ struct PlanePlace {
 
 // One plane in rows of a group each.
 struct GroupPlace {
+  static constexpr bool kReadsAhead = true;
+
   PlanePlace plane;
 
   // Memory is asked for where the same part of the next plane is, or else a page ahead.
@@ -82,78 +87,67 @@ class Planes {
   explicit Planes(const Pass& pass)
       : pass_(pass),
         grid_(PlaneGrid::of<T>(pass.shape())),
-        centres_(grid_.channels),
-        parameters_(grid_.channels),
         sums_(grid_.channels * grid_.pieces() * 2) {}
 
   int64_t blocks() const { return grid_.blocks(); }
   int64_t pieces() const { return grid_.pieces(); }
-  int64_t first_channel(int64_t block) const { return block * grid_.block_channels; }
-  int64_t channels(int64_t block) const {
-    return std::min(grid_.block_channels, grid_.channels - first_channel(block));
-  }
-
-  void clear(int64_t) const {}
-
-  // `i` counts the channels of the block.
-  void set_centre(int64_t block, int64_t i, C centre) const {
-    centres_.data()[first_channel(block) + i] = centre;
+  Range channels(int64_t block) const {
+    const int64_t first = block * grid_.block_channels;
+    return {first, std::min(grid_.channels, first + grid_.block_channels)};
   }
 
   // The centres from the mean of a few elements.
   void sample_centres(int64_t block) const {
-    for (int64_t i = 0; i < channels(block); ++i) {
-      const int64_t channel = first_channel(block) + i;
-      const int64_t samples = std::min(kSamples, grid_.per_channel);
-      double sum = 0;
+    const int64_t samples = std::min(kSamples, grid_.per_channel);
+    const auto [begin, end] = channels(block);
+    for (int64_t channel = begin; channel < end; ++channel) {
+      C mean = 0;
       for (int64_t sample = 0; sample < samples; ++sample) {
         const int64_t index = sample * grid_.per_channel / samples;
-        sum += static_cast<double>(load_one(pass_.input().at(pass_.shape(), channel, index))) /
-               static_cast<double>(samples);
+        mean += load_one(pass_.input().at(pass_.shape(), channel, index)) / static_cast<C>(samples);
       }
-      set_centre(block, i, centre_near<T>(static_cast<C>(sum)));
+      pass_.sums().centre[channel] = centre_near<T>(mean);
     }
   }
+
+  // A channel's centre and parameters are read where they are.
+  void spread_centres(int64_t) const {}
+  void spread_parameters(int64_t) const {}
 
   void sum(int64_t block, int64_t piece) const {
-    pass_.with_sums([&](auto activation) {
-      for (int64_t i = 0; i < channels(block); ++i) {
-        sum<decltype(activation)::value>(first_channel(block) + i, piece);
-      }
-    });
-  }
-
-  // Adds up the sums of the pieces, in order, to those of the first.
-  void join_pieces(int64_t block) const {
-    for (int64_t i = 0; i < channels(block); ++i) {
-      double* total = sums(first_channel(block) + i, 0);
-      for (int64_t piece = 1; piece < grid_.pieces(); ++piece) {
-        total[0] += total[2 * piece];
-        total[1] += total[2 * piece + 1];
-      }
+    const auto [begin, end] = channels(block);
+    for (int64_t channel = begin; channel < end; ++channel) {
+      sum_channel(channel, piece);
     }
   }
 
-  ChannelSums<C> channel_sums(int64_t block, int64_t i) const {
-    const int64_t channel = first_channel(block) + i;
-    const double* total = sums(channel, 0);
-    return {total[0], total[1], centres_.data()[channel]};
-  }
-
-  // of_channel(i) gives them.
-  template <typename OfChannel>
-  void set_parameters(int64_t block, const OfChannel& of_channel) const {
-    for (int64_t i = 0; i < channels(block); ++i) {
-      parameters_.data()[first_channel(block) + i] = of_channel(i);
+  // Adds up the sums of the pieces, in order.
+  void join_sums(int64_t block) const {
+    const auto [begin, end] = channels(block);
+    for (int64_t channel = begin; channel < end; ++channel) {
+      double first = 0, second = 0;
+      for (int64_t piece = 0; piece < grid_.pieces(); ++piece) {
+        first += sums(channel, piece)[0];
+        second += sums(channel, piece)[1];
+      }
+      pass_.sums().first[channel] = first;
+      pass_.sums().second[channel] = second;
     }
   }
 
   void write(int64_t block, int64_t piece) const {
-    for (int64_t i = 0; i < channels(block); ++i) {
-      const int64_t channel = first_channel(block) + i;
-      const ChannelParameters<T> parameters(parameters_.data()[channel]);
-      for_each_stretch(piece, [&](int64_t outer, int64_t planes, int64_t begin, int64_t count) {
-        pass_.write(PlanePlace{channel, outer, begin, inner()}, planes, count, parameters);
+    const auto [begin, end] = channels(block);
+    for (int64_t channel = begin; channel < end; ++channel) {
+      const auto parameters = GroupParameters<T>::all(pass_.parameters(), channel);
+      for_each_stretch(piece, [&](int64_t outer, int64_t planes, int64_t first, int64_t count) {
+        const PlanePlace place{channel, outer, first, inner()};
+        pass_.write(place, [&](Rows<T> result, const auto& groups) {
+          if (is_streamed<T>(pass_.shape())) {
+            write_channel<true>(result, planes, count, parameters, groups);
+          } else {
+            write_channel<false>(result, planes, count, parameters, groups);
+          }
+        });
       });
     }
   }
@@ -166,14 +160,11 @@ class Planes {
 
  private:
   static constexpr int64_t kSamples = 8;
-  static constexpr int64_t kChunkPlanes = 16;
   static constexpr int64_t kShortBytes = 1024;
 
   const Pass& pass_;
   PlaneGrid grid_;
-  Scratch<C> centres_;                 // [channels]
-  Scratch<Parameters<C>> parameters_;  // [channels]
-  Scratch<double> sums_;               // [channels, pieces, 2]
+  Scratch<double> sums_;  // [channels, pieces, 2]
 
   int64_t inner() const { return pass_.shape().inner; }
   double* sums(int64_t channel, int64_t piece) const {
@@ -197,55 +188,58 @@ class Planes {
     }
   }
 
-  template <Activation activation>
-  void sum(int64_t channel, int64_t piece) const {
+  void sum_channel(int64_t channel, int64_t piece) const {
     Group<T> centre;
     for (int v = 0; v < kGroupVectors<T>; ++v) {
-      centre.of[v] = broadcast(centres_.data()[channel]);
+      centre.of[v] = broadcast(pass_.sums().centre[channel]);
     }
     alignas(64) double first[kGroup<T>] = {};
     alignas(64) double second[kGroup<T>] = {};
-    const GroupSums<T> of_lanes{{first, kGroup<T>}, {second, kGroup<T>}};
+    const GroupSums of_lanes{first, second};
     for_each_stretch(piece, [&](int64_t outer, int64_t planes, int64_t begin, int64_t count) {
       if (planes > 1 && inner() * static_cast<int64_t>(sizeof(T)) <= kShortBytes) {
-        add_across<activation>(channel, planes, centre, of_lanes);
+        add_across({channel, 0, 0, inner()}, planes, centre, of_lanes);
         return;
       }
       for (int64_t plane = outer; plane < outer + planes; ++plane) {
-        add_along<activation>({{channel, plane, begin, inner()}}, count, centre, of_lanes);
+        add_along({{channel, plane, begin, inner()}}, count, centre, of_lanes);
       }
     });
-    double* total = sums(channel, piece);
-    total[0] = total[1] = 0;
-    for (int64_t i = 0; i < kGroup<T>; ++i) {
-      total[0] += first[i];
-      total[1] += second[i];
+    sums(channel, piece)[0] = over_lanes(first);
+    sums(channel, piece)[1] = over_lanes(second);
+  }
+
+  static double over_lanes(const double (&lanes)[kGroup<T>]) {
+    Vec<double> sum = load(lanes);
+    for (int64_t i = kLanes<double>; i < kGroup<T>; i += kLanes<double>) {
+      sum += load(lanes + i);
     }
+    return horizontal_sum<double>(sum);
   }
 
   // The sums of neighbours in one plane, in rows of one group.
-  template <Activation activation>
   void add_along(const GroupPlace& place, int64_t count, const Group<T>& centre,
-                 const GroupSums<T>& sums) const {
-    const int64_t groups = count / kGroup<T>;
-    pass_.template add<false, activation>(place, groups, 0, kGroup<T>, centre, 0, sums);
-    if (const int64_t rest = count % kGroup<T>; rest > 0) {
-      pass_.template add<true, activation>(place, 1, groups * kGroup<T>, rest, centre, 0, sums);
-    }
+                 const GroupSums& sums) const {
+    pass_.sum(place, [&](const auto& terms) {
+      const int64_t groups = count / kGroup<T>;
+      add_rows<false, T>({0, groups}, 0, kGroup<T>, centre, sums, terms);
+      if (const int64_t rest = count % kGroup<T>; rest > 0) {
+        add_rows<true, T>({groups, groups + 1}, 0, rest, centre, sums, terms);
+      }
+    });
   }
 
   // The sums of short planes, where a plane has few groups: in rows of one plane.
-  template <Activation activation>
-  void add_across(int64_t channel, int64_t planes, const Group<T>& centre,
-                  const GroupSums<T>& sums) const {
-    for (int64_t plane = 0; plane < planes; plane += kChunkPlanes) {
-      const PlanePlace place{channel, plane, 0, inner()};
-      const int64_t count_rows = std::min(kChunkPlanes, planes - plane);
-      for_each_group<T>(0, inner(), [&](auto partial, int64_t at, int64_t count) {
-        pass_.template add<decltype(partial)::value, activation>(place, count_rows, at, count,
-                                                                 centre, 0, sums);
-      });
-    }
+  void add_across(const PlanePlace& place, int64_t planes, const Group<T>& centre,
+                  const GroupSums& sums) const {
+    pass_.sum(place, [&](const auto& terms) {
+      for (int64_t plane = 0; plane < planes; plane += kSummedRows) {
+        const Range rows{plane, std::min(planes, plane + kSummedRows)};
+        for_each_group<T>(0, inner(), [&](auto partial, int64_t at, int64_t count) {
+          add_rows<decltype(partial)::value, T>(rows, at, count, centre, sums, terms);
+        });
+      }
+    });
   }
 };
 

@@ -6,6 +6,7 @@
 // they are widened.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 
@@ -18,15 +19,16 @@
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 
-// A centre near `value` from which elements of a narrow type differ without rounding: of their own
-// precision.
-template <typename T>
-inline Compute<T> centre_near(Compute<T> value) {
+// A centre near `value`, one or a vector of them, from which elements of a narrow type differ
+// without rounding: of their own precision.
+template <typename T, typename Value>
+MAKEMORE_EXT_INLINE Value centre_near(Value value) {
   if constexpr (std::is_same_v<T, Compute<T>>) {
     return value;
   } else {
+    using Pattern = std::conditional_t<sizeof(Value) == sizeof(int32_t), int32_t, Patterns>;
     constexpr int kBitsMore = std::is_same_v<T, Half> ? 13 : 16;
-    return bit_cast<float>(bit_cast<int32_t>(value) >> kBitsMore << kBitsMore);
+    return bit_cast<Value>(bit_cast<Pattern>(value) >> kBitsMore << kBitsMore);
   }
 }
 
@@ -45,7 +47,7 @@ struct Rows {
   T* at(int64_t row) const { return data + row * stride; }
 };
 
-// What of a channel its elements are written from; see normalize() and input_gradient().
+// What of a channel its elements are written from; see Normalized and InputGradient.
 template <typename Value>
 struct Parameters {
   Value centre;
@@ -54,58 +56,40 @@ struct Parameters {
   Value slope;
 };
 
-// For elements of a row that are each of another channel. A row may be many rows that follow each
-// other: parameters repeat after `columns`, and each array goes on from its start for a group more.
 template <typename T>
-class ColumnParameters {
- public:
-  // data: [4, size], in the order of Parameters, each row a GroupArray
-  ColumnParameters(const Compute<T>* data, int64_t size, int64_t columns)
-      : data_(data), size_(size), columns_(columns) {}
+struct GroupParameters {
+  Parameters<Vec<Compute<T>>> of[kGroupVectors<T>];
 
-  // `index` is never less than the one before.
-  MAKEMORE_EXT_INLINE void move_to(int64_t index) {
-    while (index - row_ >= columns_) {
-      row_ += columns_;
+  // For elements that are each of another channel.
+  MAKEMORE_EXT_INLINE static GroupParameters load(const Parameters<Compute<T>*>& arrays,
+                                                  int64_t column) {
+    const auto centre = load_values<T>(arrays.centre + column);
+    const auto scale = load_values<T>(arrays.scale + column);
+    const auto shift = load_values<T>(arrays.shift + column);
+    const auto slope = load_values<T>(arrays.slope + column);
+    GroupParameters result;
+    for (int v = 0; v < kGroupVectors<T>; ++v) {
+      result.of[v] = {centre.of[v], scale.of[v], shift.of[v], slope.of[v]};
     }
-    column_ = index - row_;
-  }
-  MAKEMORE_EXT_INLINE Parameters<Vec<Compute<T>>> at(int v) const {
-    return {load_from(0, v), load_from(1, v), load_from(2, v), load_from(3, v)};
+    return result;
   }
 
- private:
-  MAKEMORE_EXT_INLINE Vec<Compute<T>> load_from(int array, int v) const {
-    return load(GroupArray<T, const Compute<T>>{data_ + array * size_, size_}.vector(column_, v));
+  // For elements of one channel.
+  MAKEMORE_EXT_INLINE static GroupParameters all(const Parameters<Compute<T>*>& arrays,
+                                                 int64_t channel) {
+    GroupParameters result;
+    for (auto& vectors : result.of) {
+      vectors = {broadcast(arrays.centre[channel]), broadcast(arrays.scale[channel]),
+                 broadcast(arrays.shift[channel]), broadcast(arrays.slope[channel])};
+    }
+    return result;
   }
-
-  const Compute<T>* data_;
-  int64_t size_;
-  int64_t columns_;
-  int64_t row_ = 0;
-  int64_t column_ = 0;
 };
 
-// For rows of one channel.
-template <typename T>
-class ChannelParameters {
- public:
-  explicit ChannelParameters(const Parameters<Compute<T>>& of_channel)
-      : vectors_{broadcast(of_channel.centre), broadcast(of_channel.scale),
-                 broadcast(of_channel.shift), broadcast(of_channel.slope)} {}
-
-  MAKEMORE_EXT_INLINE void move_to(int64_t) {}
-  MAKEMORE_EXT_INLINE Parameters<Vec<Compute<T>>> at(int) const { return vectors_; }
-
- private:
-  Parameters<Vec<Compute<T>>> vectors_;
-};
-
-// Two sums for each element of a group, apart from those of its neighbours.
-template <typename T>
+// Two sums for each element of a group, apart from those of its neighbours, in arrays.
 struct GroupSums {
-  GroupArray<T, double> first;
-  GroupArray<T, double> second;
+  double* first;
+  double* second;
 };
 
 template <typename T>
@@ -121,57 +105,70 @@ struct TwoTerms {
   }
 };
 
-// How many terms are added before they are widened: of floats two, where a third would cost more
-// digits than there are to lose; of narrow types, which fill half a float at most, more.
-template <typename T>
-inline constexpr int64_t kTermsBeforeWide = std::is_same_v<T, Compute<T>> ? 2 : 8;
+// Rows whose sums are taken together: few, as rows a power of two apart share the places of a
+// cache.
+inline constexpr int64_t kSummedRows = 16;
 
-// Two terms of each row for the group at `index` are added to its sums. terms(row) gives both.
-template <typename T, typename Terms>
-MAKEMORE_EXT_INLINE void add_rows(int64_t rows, int64_t index, const GroupSums<T>& sums,
-                                  const Terms& terms) {
+// Terms that are added before they are widened, in two chains, so that an addition seldom waits for
+// the one before it. Of floats four, of which more would cost more digits than there are to lose;
+// of narrow types, which fill half a float at most, more. Where there are few terms at all, none.
+template <typename T>
+inline constexpr int64_t kTermsBeforeWide = std::is_same_v<T, float> ? 4 : kSummedRows;
+
+// The terms of the group of each row at `column`, from terms.at(row, column, ...), are added to its
+// sums.
+template <bool partial, typename T, typename Terms>
+MAKEMORE_EXT_INLINE void add_rows(Range rows, int64_t column, int64_t count, const Group<T>& centre,
+                                  const GroupSums& sums, Terms terms) {
   using WideVector = Wide<Compute<T>>;
   WideVector first[kGroupVectors<T>], second[kGroupVectors<T>];
   for (int v = 0; v < kGroupVectors<T>; ++v) {
-    first[v] = WideVector::load(sums.first.vector(index, v));
-    second[v] = WideVector::load(sums.second.vector(index, v));
+    first[v] = WideVector::load(sums.first + v * kLanes<T>);
+    second[v] = WideVector::load(sums.second + v * kLanes<T>);
   }
   const auto add = [&](const TwoTerms<T>& sum) {
+    const Group<T> of_first = in_memory_order(sum.first);
+    const Group<T> of_second = in_memory_order(sum.second);
     for (int v = 0; v < kGroupVectors<T>; ++v) {
-      first[v] = first[v] + WideVector::from(sum.first.of[v]);
-      second[v] = second[v] + WideVector::from(sum.second.of[v]);
+      first[v] = first[v] + WideVector::from(of_first.of[v]);
+      second[v] = second[v] + WideVector::from(of_second.of[v]);
     }
   };
-  int64_t row = 0;
-  for (; row + kTermsBeforeWide<T> <= rows; row += kTermsBeforeWide<T>) {
-    TwoTerms<T> sum = terms(row);
-    for (int64_t i = 1; i < kTermsBeforeWide<T>; ++i) {
-      sum += terms(row + i);
+  const auto term = [&](int64_t row) {
+    return terms.template at<partial>(row, column, count, centre);
+  };
+  int64_t row = rows.begin;
+  const bool are_many = rows.end - rows.begin >= kSummedRows;
+  for (; are_many && row + kTermsBeforeWide<T> <= rows.end; row += kTermsBeforeWide<T>) {
+    TwoTerms<T> even = term(row), odd = term(row + 1);
+    for (int64_t i = 2; i < kTermsBeforeWide<T>; i += 2) {
+      even += term(row + i);
+      odd += term(row + i + 1);
     }
-    add(sum);
+    even += odd;
+    add(even);
   }
-  if (row < rows) {
-    TwoTerms<T> sum = terms(row);
-    while (++row < rows) {
-      sum += terms(row);
-    }
-    add(sum);
+  for (; row < rows.end; ++row) {
+    add(term(row));
   }
   for (int v = 0; v < kGroupVectors<T>; ++v) {
-    first[v].store(sums.first.vector(index, v));
-    second[v].store(sums.second.vector(index, v));
+    first[v].store(sums.first + v * kLanes<T>);
+    second[v].store(sums.second + v * kLanes<T>);
   }
 }
 
-// Adds x - centre and its square, for the group of each row at `column`, whose values in the other
-// arrays are at `index`.
-template <bool partial, typename T>
-MAKEMORE_EXT_INLINE void add_moments(Rows<const T> x, int64_t rows, int64_t column, int64_t count,
-                                     const Group<T>& centre, int64_t index,
-                                     const GroupSums<T>& sums) {
-  add_rows<T>(rows, index, sums, [&](int64_t row) {
+// What forward sums: x - centre and its square.
+template <bool ahead, typename T>
+struct Moments {
+  Rows<const T> x;
+
+  template <bool partial>
+  MAKEMORE_EXT_INLINE TwoTerms<T> at(int64_t row, int64_t column, int64_t count,
+                                     const Group<T>& centre) const {
     const T* source = x.at(row) + column;
-    read_ahead(source, x.ahead_bytes);
+    if constexpr (ahead) {
+      read_ahead(source, x.ahead_bytes);
+    }
     const Group<T> input = load_group<partial>(source, count);
     TwoTerms<T> terms;
     for (int v = 0; v < kGroupVectors<T>; ++v) {
@@ -183,8 +180,8 @@ MAKEMORE_EXT_INLINE void add_moments(Rows<const T> x, int64_t rows, int64_t colu
       terms.second.of[v] = difference * difference;
     }
     return terms;
-  });
-}
+  }
+};
 
 template <Activation activation, typename T>
 MAKEMORE_EXT_INLINE Vec<T> activate(Vec<T> z) {
@@ -209,39 +206,23 @@ MAKEMORE_EXT_INLINE Vec<T> activate_backward(Vec<T> grad, Vec<T> y) {
   }
 }
 
-// Writes rows of groups that group(partial, row, column, count, parameters at that column) gives.
-template <bool streamed, typename T, typename RowParameters, typename MakeGroup>
-MAKEMORE_EXT_INLINE void write_rows(Rows<T> result, int64_t rows, int64_t count,
-                                    const RowParameters& parameters, const MakeGroup& group) {
-  for (int64_t row = 0; row < rows; ++row) {
-    T* destination = result.at(row);
-    RowParameters of_row = parameters;
-    for_each_stored_group<streamed>(
-        destination, count, [&](auto partial, int64_t i, int64_t elements) {
-          of_row.move_to(i);
-          store_group<decltype(partial)::value, streamed>(
-              destination + i, group(partial, row, i, elements, of_row), elements);
-        });
-  }
-}
-
 // What batch norm writes, forward: y = activation((x - centre) scale + shift). A change of the
 // formula is one of plain.h too.
-template <Activation activation, bool streamed, typename T, typename RowParameters>
-inline void normalize(Rows<const T> x, Rows<T> y, int64_t rows, int64_t count,
-                      const RowParameters& parameters) {
-  write_rows<streamed>(
-      y, rows, count, parameters,
-      [&](auto partial, int64_t row, int64_t i, int64_t elements, const RowParameters& at_i) {
-        Group<T> group = load_group<decltype(partial)::value>(x.at(row) + i, elements);
-        for (int v = 0; v < kGroupVectors<T>; ++v) {
-          const auto p = at_i.at(v);
-          const Vec<Compute<T>> z = (group.of[v] - p.centre) * p.scale + p.shift;
-          group.of[v] = activate<activation, Compute<T>>(z);
-        }
-        return group;
-      });
-}
+template <Activation activation, typename T>
+struct Normalized {
+  Rows<const T> x;
+
+  template <bool partial>
+  MAKEMORE_EXT_INLINE Group<T> at(int64_t row, int64_t column, int64_t count,
+                                  const GroupParameters<T>& parameters) const {
+    Group<T> group = load_group<partial>(x.at(row) + column, count);
+    for (int v = 0; v < kGroupVectors<T>; ++v) {
+      const auto& p = parameters.of[v];
+      group.of[v] = activate<activation, Compute<T>>((group.of[v] - p.centre) * p.scale + p.shift);
+    }
+    return group;
+  }
+};
 
 // The gradient after the activation, and the activation's output, which is null without one.
 template <typename T>
@@ -270,16 +251,20 @@ struct GradientRows {
   }
 };
 
-// Adds dz and dz (x - centre), like add_moments.
-template <bool partial, Activation activation, typename T>
-MAKEMORE_EXT_INLINE void add_gradient_moments(GradientRows<T> gradient, Rows<const T> x,
-                                              int64_t rows, int64_t column, int64_t count,
-                                              const Group<T>& centre, int64_t index,
-                                              const GroupSums<T>& sums) {
-  add_rows<T>(rows, index, sums, [&](int64_t row) {
+// What backward sums: dz and dz (x - centre).
+template <bool ahead, Activation activation, typename T>
+struct GradientMoments {
+  GradientRows<T> gradient;
+  Rows<const T> x;
+
+  template <bool partial>
+  MAKEMORE_EXT_INLINE TwoTerms<T> at(int64_t row, int64_t column, int64_t count,
+                                     const Group<T>& centre) const {
     const T* source = x.at(row) + column;
-    read_ahead(source, x.ahead_bytes);
-    gradient.template ask_ahead<activation>(row, column);
+    if constexpr (ahead) {
+      read_ahead(source, x.ahead_bytes);
+      gradient.template ask_ahead<activation>(row, column);
+    }
     const Group<T> dz =
         gradient.template before_activation<partial, activation>(row, column, count);
     const Group<T> input = load_group<partial>(source, count);
@@ -289,32 +274,63 @@ MAKEMORE_EXT_INLINE void add_gradient_moments(GradientRows<T> gradient, Rows<con
       terms.second.of[v] = dz.of[v] * (input.of[v] - centre.of[v]);
     }
     return terms;
-  });
-}
+  }
+};
 
 // And backward: dx = scale (dz - shift - (x - centre) slope). Without feedback shift and slope are
 // 0, and x is not read.
-template <Activation activation, bool feedback, bool streamed, typename T, typename RowParameters>
-inline void input_gradient(GradientRows<T> gradient, Rows<const T> x, Rows<T> dx, int64_t rows,
-                           int64_t count, const RowParameters& parameters) {
-  write_rows<streamed>(
-      dx, rows, count, parameters,
-      [&](auto partial, int64_t row, int64_t i, int64_t elements, const RowParameters& at_i) {
-        constexpr bool is_partial = decltype(partial)::value;
-        Group<T> dz = gradient.template before_activation<is_partial, activation>(row, i, elements);
-        if constexpr (feedback) {
-          const Group<T> input = load_group<is_partial>(x.at(row) + i, elements);
-          for (int v = 0; v < kGroupVectors<T>; ++v) {
-            const auto p = at_i.at(v);
-            dz.of[v] = (dz.of[v] - p.shift) - (input.of[v] - p.centre) * p.slope;
-          }
-        }
-        for (int v = 0; v < kGroupVectors<T>; ++v) {
-          const auto p = at_i.at(v);
-          dz.of[v] *= p.scale;
-        }
-        return dz;
-      });
+template <Activation activation, bool feedback, typename T>
+struct InputGradient {
+  GradientRows<T> gradient;
+  Rows<const T> x;
+
+  template <bool partial>
+  MAKEMORE_EXT_INLINE Group<T> at(int64_t row, int64_t column, int64_t count,
+                                  const GroupParameters<T>& parameters) const {
+    Group<T> dz = gradient.template before_activation<partial, activation>(row, column, count);
+    if constexpr (feedback) {
+      const Group<T> input = load_group<partial>(x.at(row) + column, count);
+      for (int v = 0; v < kGroupVectors<T>; ++v) {
+        const auto& p = parameters.of[v];
+        dz.of[v] = (dz.of[v] - p.shift) - (input.of[v] - p.centre) * p.slope;
+      }
+    }
+    for (int v = 0; v < kGroupVectors<T>; ++v) {
+      dz.of[v] *= parameters.of[v].scale;
+    }
+    return dz;
+  }
+};
+
+// Writes what groups.at(row, column, ...) gives to rows of `count` elements of one channel.
+template <bool streamed, typename T, typename Groups>
+MAKEMORE_EXT_INLINE void write_channel(const Rows<T>& result, int64_t rows, int64_t count,
+                                       const GroupParameters<T>& parameters, const Groups& groups) {
+  for (int64_t row = 0; row < rows; ++row) {
+    T* destination = result.at(row);
+    for_each_stored_group<streamed>(
+        destination, count, [&](auto partial, int64_t column, int64_t elements) {
+          constexpr bool kPartial = decltype(partial)::value;
+          store_group<kPartial, streamed>(
+              destination + column, groups.template at<kPartial>(row, column, elements, parameters),
+              elements);
+        });
+  }
+}
+
+// The same to rows of elements that are each of another channel, group by group down the rows.
+template <bool streamed, typename T, typename Groups>
+MAKEMORE_EXT_INLINE void write_columns(Rows<T> result, Range rows, int64_t columns,
+                                       const Parameters<Compute<T>*>& parameters, Groups groups) {
+  for_each_group<T>(0, columns, [=](auto partial, int64_t column, int64_t count) {
+    constexpr bool kPartial = decltype(partial)::value;
+    const auto of_group = GroupParameters<T>::load(parameters, column);
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
+      store_group<kPartial, streamed>(result.at(row) + column,
+                                      groups.template at<kPartial>(row, column, count, of_group),
+                                      count);
+    }
+  });
 }
 
 }  // namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY

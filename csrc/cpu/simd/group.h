@@ -3,16 +3,15 @@
 // A group of BFloat16 fills two vectors of float, one with the elements at even places, one with
 // those at odd places: the two halves of a 32-bit lane of memory, which come apart and together
 // again without moving between lanes. A group of any other type is one vector.
-//
-// What goes with the elements of a group, like parameters of neighbouring channels, is kept in
-// arrays of the same order: see GroupArray.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
+#include "reduce.h"
 #include "stream.h"
 #include "vec.h"
 
@@ -31,35 +30,47 @@ struct Group {
   Vec<Compute<T>> of[kGroupVectors<T>];
 };
 
-// Values of type Value for neighbouring elements of type T. With two vectors a group, those of even
-// places come first, then those of odd places; `size`, a multiple of the vectors, is room for all.
-template <typename T, typename Value>
-struct GroupArray {
-  Value* data;
-  int64_t size;
+// The vectors of a group in the order of its elements in memory, the first half and the second, and
+// from there back.
+template <int... lane>
+MAKEMORE_EXT_INLINE Group<BFloat16> interleave(const Group<BFloat16>& group,
+                                               std::integer_sequence<int, lane...>) {
+  constexpr int kCount = sizeof...(lane);
+  return {{shuffle<lane / 2 + lane % 2 * kCount...>(group.of[0], group.of[1]),
+           shuffle<(lane + kCount) / 2 + lane % 2 * kCount...>(group.of[0], group.of[1])}};
+}
+template <int... lane>
+MAKEMORE_EXT_INLINE Group<BFloat16> separate(const Group<BFloat16>& group,
+                                             std::integer_sequence<int, lane...>) {
+  return {{shuffle<2 * lane...>(group.of[0], group.of[1]),
+           shuffle<2 * lane + 1 ...>(group.of[0], group.of[1])}};
+}
 
-  Value& operator[](int64_t index) const {
-    return data[index % kGroupVectors<T> * per_vector() + index / kGroupVectors<T>];
+template <typename T>
+MAKEMORE_EXT_INLINE Group<T> in_memory_order(const Group<T>& group) {
+  if constexpr (kGroupVectors<T> == 1) {
+    return group;
+  } else {
+    return interleave(group, LaneSequence<float>());
   }
-  // Where the values of one vector of the group at `index` are, a multiple of the vectors.
-  Value* vector(int64_t index, int v) const {
-    return data + v * per_vector() + index / kGroupVectors<T>;
-  }
-  // Calls body(begin, end) for the runs in memory of the values of `count` elements.
-  template <typename Body>
-  void for_each_run(int64_t index, int64_t count, const Body& body) const {
-    for (int v = 0; v < kGroupVectors<T>; ++v) {
-      const auto before = [&](int64_t end) {
-        return (end - v + kGroupVectors<T> - 1) / kGroupVectors<T>;
-      };
-      body(data + v * per_vector() + before(index),
-           data + v * per_vector() + before(index + count));
-    }
-  }
+}
 
- private:
-  int64_t per_vector() const { return size / kGroupVectors<T>; }
-};
+// Values of neighbouring elements, one for each of a group.
+template <typename T>
+MAKEMORE_EXT_INLINE Group<T> load_values(const Compute<T>* values) {
+  if constexpr (kGroupVectors<T> == 1) {
+    return {{load(values)}};
+  } else {
+    return separate({{load(values), load(values + kLanes<T>)}}, LaneSequence<float>());
+  }
+}
+template <typename T>
+MAKEMORE_EXT_INLINE void store_values(Compute<T>* values, const Group<T>& group) {
+  const Group<T> ordered = in_memory_order(group);
+  for (int v = 0; v < kGroupVectors<T>; ++v) {
+    store(values + v * kLanes<T>, ordered.of[v]);
+  }
+}
 
 // Whether the lanes of one vector of a group are among its first `count` elements.
 template <typename T>
@@ -157,14 +168,6 @@ MAKEMORE_EXT_INLINE void for_each_stored_group(const T* destination, int64_t cou
     }
   }
   for_each_group<T>(begin, count, body);
-}
-
-// Whether what comes before the first aligned group, in rows at this distance, is a multiple of the
-// vectors of a group.
-template <typename T>
-bool can_stream(const T* destination, int64_t stride) {
-  return elements_to_alignment(destination, kGroupBytes<T>) % kGroupVectors<T> == 0 &&
-         stride % kGroupVectors<T> == 0;
 }
 
 }  // namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY

@@ -322,17 +322,4 @@ MAKEMORE_EXT_INLINE bool any_at_least(Vec<T> x, T least) {
 #endif
 }
 
-// 1 / x for normal x, to within two units in the last place: with 512-bit vectors a division takes
-// as long as ten multiplications.
-template <typename T>
-MAKEMORE_EXT_INLINE Vec<T> reciprocal(Vec<T> x) {
-#ifdef __AVX512F__
-  if constexpr (std::is_same_v<T, float>) {
-    const Vec<T> estimate = bit_cast<Vec<T>>(_mm512_rcp14_ps(bit_cast<__m512>(x)));
-    return estimate + estimate * (T(1) - x * estimate);
-  }
-#endif
-  return T(1) / x;
-}
-
 }  // namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY
