@@ -202,7 +202,9 @@ def plan_objects(cuda: Cuda | None) -> dict[str, tuple[str, str]]:
         # A folder for each choice of architectures: another one leaves these objects alone.
         add(architectures.replace(" ", "_"), Path("csrc/cuda").glob("*/*.cu"), cuda.command())
     once = [
-        source for folder in ("", "cpu", "ops") for source in Path("csrc", folder).glob("*.cpp")
+        source
+        for folder in ("", "cpu", "memory", "ops")
+        for source in Path("csrc", folder).glob("*.cpp")
     ]
     add("_C", once, stable)
     # GCC 12 warns of torch's own IValue, inlined into ours.

@@ -5,8 +5,11 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
+#include <tuple>
 
 #include "cpu/fused_mlp/kernels.h"
+#include "memory/block_cache.h"
 #include "ops/entries.h"
 
 namespace makemore_ext {
@@ -99,11 +102,19 @@ PYBIND11_MODULE(_C, module) {
   module.attr("cuda_architectures") = "";
 #endif
   using namespace makemore_ext;
-  static const Entries entries{cross_entropy_entry,       cross_entropy_backward_entry,
-                               cross_entropy_scale_entry, batch_norm_entry,
-                               batch_norm_backward_entry, embedding_entry,
-                               embedding_backward_entry};
+  static const Entries entries{
+      cross_entropy_entry,      cross_entropy_backward_entry, cross_entropy_scale_entry,
+      batch_norm_entry,         batch_norm_backward_entry,    embedding_entry,
+      embedding_backward_entry, make_large_results_by,        take_block,
+      give_back_block};
   module.attr("_entries") = pybind11::capsule(&entries, "makemore_ext._C._entries");
+  module.def("set_cache_limit",
+             [](std::optional<std::size_t> limit) { memory::block_cache().set_limit(limit); });
+  module.def("empty_cache", [] { memory::block_cache().empty(); });
+  module.def("cache_info", [] {
+    const memory::CacheInfo info = memory::block_cache().info();
+    return std::tuple(info.in_use, info.idle, info.peak, info.limit, info.reused, info.missed);
+  });
   makemore_ext::FusedMLP<float>::declare(module, "FusedMLPFloat");
   makemore_ext::FusedMLP<double>::declare(module, "FusedMLPDouble");
 }

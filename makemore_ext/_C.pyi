@@ -2,6 +2,10 @@ cpu_capability: str
 torch_version: str
 cuda_architectures: str
 
+def set_cache_limit(limit: int | None, /) -> None: ...
+def empty_cache() -> None: ...
+def cache_info() -> tuple[int, int, int, int | None, int, int]: ...
+
 class FusedMLPFloat:
     """Steps in float32 over memory given by addresses; makemore_ext.FusedMLP checks and calls."""
 

@@ -15,6 +15,7 @@ from makemore_ext._native import cuda_architectures as _cuda_architectures
 from makemore_ext._native import torch_version as _torch_version
 from makemore_ext.conversion import convert
 from makemore_ext.fused_mlp import FusedMLP
+from makemore_ext.memory import CacheInfo, cache_info, empty_cache, set_cache_limit
 from makemore_ext.ops.batch_norm import (
     BatchNorm1d,
     BatchNorm2d,
@@ -35,17 +36,21 @@ __all__ = [
     "BatchNorm2d",
     "BatchNorm3d",
     "BatchNormFunction",
+    "CacheInfo",
     "CrossEntropyFunction",
     "CrossEntropyLoss",
     "EmbeddingFunction",
     "FusedMLP",
     "batch_norm",
     "build_info",
+    "cache_info",
     "convert",
     "cross_entropy",
     "embedding",
+    "empty_cache",
     "makemore",
     "reference",
+    "set_cache_limit",
 ]
 
 

@@ -11,6 +11,10 @@ namespace makemore_ext {
 // What makemore_ext._C gave when this module was loaded.
 const Entries& entries();
 
+// What that is given in return.
+AtenTensorHandle make_large_result(const int64_t* sizes, const int64_t* strides, int64_t dim,
+                                   int32_t dtype);
+
 // Null for an undefined tensor, and back.
 inline AtenTensorHandle to_handle(const at::Tensor& tensor) {
   return tensor.defined() ? torch::aot_inductor::new_tensor_handle(at::Tensor(tensor)) : nullptr;

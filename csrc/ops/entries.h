@@ -6,6 +6,7 @@
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 
 namespace makemore_ext {
@@ -60,6 +61,15 @@ Handle embedding_entry(Handle input, Handle weight, int64_t padding_idx);
 Handle embedding_backward_entry(Handle grad_output, Handle input, int64_t num_embeddings,
                                 int64_t padding_idx);
 
+// A large uninitialised tensor on the CPU in memory that is used again (csrc/memory), or null where
+// torch is to allocate it. csrc/autograd makes it, as its storage takes torch's C++ API to be as
+// every other; without that module torch allocates all results.
+using MakeLargeResult = Handle (*)(const int64_t* sizes, const int64_t* strides, int64_t dim,
+                                   int32_t dtype);
+void make_large_results_by(MakeLargeResult make);
+void* take_block(std::size_t bytes);
+void give_back_block(void* block);
+
 // All of them, by name: how one module gives them to the other.
 struct Entries {
   decltype(&cross_entropy_entry) cross_entropy;
@@ -69,6 +79,9 @@ struct Entries {
   decltype(&batch_norm_backward_entry) batch_norm_backward;
   decltype(&embedding_entry) embedding;
   decltype(&embedding_backward_entry) embedding_backward;
+  decltype(&makemore_ext::make_large_results_by) make_large_results_by;
+  decltype(&makemore_ext::take_block) take_block;
+  decltype(&makemore_ext::give_back_block) give_back_block;
 };
 
 }  // namespace makemore_ext

@@ -6,6 +6,8 @@
 
 #include "../cpu/huge_pages.h"
 #include "../cpu/parallel.h"
+#include "../memory/block_cache.h"
+#include "entries.h"
 
 namespace makemore_ext {
 
@@ -19,6 +21,8 @@ void parallel_for(int64_t count, RangeFunction function, const void* context) {
 }  // namespace cpu
 
 namespace {
+
+MakeLargeResult make_large_result = nullptr;
 
 std::vector<int64_t> contiguous_strides(Sizes size) {
   std::vector<int64_t> strides(size.size());
@@ -35,11 +39,17 @@ std::vector<int64_t> contiguous_strides(Sizes size) {
 Tensor allocate(const Tensor& like, Sizes size, Sizes strides, ScalarType dtype) {
   int32_t device_type = 0;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  const auto dim = static_cast<int64_t>(size.size());
+  const auto dtype_code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
   AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      static_cast<int64_t>(size.size()), size.data(), strides.data(),
-      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), device_type,
-      like.get_device_index(), &handle));
+  if (like.is_cpu() && make_large_result != nullptr) {
+    handle = make_large_result(size.data(), strides.data(), dim, dtype_code);
+    if (handle != nullptr) {
+      return Tensor(handle);
+    }
+  }
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dim, size.data(), strides.data(), dtype_code,
+                                                  device_type, like.get_device_index(), &handle));
   Tensor result(handle);
   if (like.is_cpu()) {
     cpu::advise_huge_pages(result.mutable_data_ptr(),
@@ -96,6 +106,18 @@ std::vector<int64_t> dense_strides(const Tensor& tensor) {
 }
 
 }  // namespace
+
+void make_large_results_by(MakeLargeResult make) {
+  make_large_result = make;
+}
+
+void* take_block(std::size_t bytes) {
+  return memory::block_cache().take(bytes);
+}
+
+void give_back_block(void* block) {
+  memory::block_cache().give_back(block);
+}
 
 const char* dtype_name(ScalarType dtype) {
   switch (dtype) {

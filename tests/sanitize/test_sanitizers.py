@@ -1,4 +1,4 @@
-"""The kernels under AddressSanitizer and UndefinedBehaviorSanitizer, built without Python."""
+"""The kernels and the cache of blocks under sanitizers, built without Python."""
 
 import os
 import shutil
@@ -46,3 +46,15 @@ def test_no_error(capability, tmp_path):
     environment = {name: v for name, v in os.environ.items() if name != CHOICE}
     result = subprocess.run([program], env=environment, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (0, "default: no error\n"), result.stderr
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
+def test_the_cache_of_blocks(sanitizer, tmp_path):
+    """tests/sanitize/block_cache.cpp: a million blocks from thread to thread, bounds, fork."""
+    program = tmp_path / "program"
+    sources = [ROOT / "tests/sanitize/block_cache.cpp", ROOT / "csrc/memory/block_cache.cpp"]
+    flags = ["-std=c++20", "-O1", "-pthread", f"-fsanitize={sanitizer}"]
+    subprocess.run([*COMPILER, *flags, *sources, "-o", program], check=True)
+    result = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (0, "no error\n"), result.stderr

@@ -36,5 +36,9 @@ PyMODINIT_FUNC PyInit__autograd() {
   using makemore_ext::loaded;
   loaded =
       static_cast<const makemore_ext::Entries*>(PyCapsule_Import("makemore_ext._C._entries", 0));
-  return loaded == nullptr ? nullptr : PyModule_Create(&makemore_ext::definition);
+  if (loaded == nullptr) {
+    return nullptr;
+  }
+  loaded->make_large_results_by(makemore_ext::make_large_result);
+  return PyModule_Create(&makemore_ext::definition);
 }
