@@ -6,8 +6,9 @@
 // what was asked for, an eighth at most.
 //
 // Bytes that are idle never exceed the most that were in use at once lately (kWindow), rounded up
-// to huge pages, nor the limit: what a peak needed goes back to the system when peaks have become lower. Before that the
-// system may take idle huge pages whenever it is short of memory (MADV_FREE).
+// to huge pages, nor the limit: what a peak needed goes back to the system when peaks have become
+// lower. Before that the system may take idle huge pages whenever it is short of memory
+// (MADV_FREE).
 #pragma once
 
 #include <chrono>
