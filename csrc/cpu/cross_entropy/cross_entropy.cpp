@@ -50,18 +50,20 @@ double check_targets(const CrossEntropyArguments<T>& arguments) {
   if (arguments.has_probabilities) {
     return classes == 0 ? 0.0 : static_cast<double>(rows);
   }
+  const int64_t ignore_index = arguments.ignore_index;
   const auto check = [&](const auto* target) {
-    bool any_outside = false;
+    // As numbers without branches: compilers make vectors of it.
+    int64_t outside = 0;
     int64_t valid_rows = 0;
     for (int64_t i = 0; i < rows; ++i) {
       const int64_t t = target[i];
-      const bool valid = t != arguments.ignore_index;
-      any_outside |= valid && static_cast<uint64_t>(t) >= classes;
+      const int64_t valid = t != ignore_index;
+      outside += valid & (static_cast<uint64_t>(t) >= classes);
       valid_rows += valid;
     }
-    for (int64_t i = 0; any_outside && i < rows; ++i) {
+    for (int64_t i = 0; outside > 0 && i < rows; ++i) {
       const int64_t t = target[i];
-      if (t != arguments.ignore_index && static_cast<uint64_t>(t) >= classes) {
+      if (t != ignore_index && static_cast<uint64_t>(t) >= classes) {
         throw_target_out_of_range(t);
       }
     }
@@ -70,7 +72,7 @@ double check_targets(const CrossEntropyArguments<T>& arguments) {
     }
     double total = 0;
     for (int64_t i = 0; i < rows; ++i) {
-      total += target[i] == arguments.ignore_index ? 0.0 : weight[target[i]];
+      total += target[i] == ignore_index ? 0.0 : weight[target[i]];
     }
     return total;
   };

@@ -78,10 +78,13 @@ MAKEMORE_EXT_INLINE Vec<double> load_doubles(const double* source) {
 }
 
 MAKEMORE_EXT_INLINE Vec<double> load_doubles(const float* source) {
-  typedef float Half __attribute__((vector_size(MAKEMORE_EXT_VECTOR_BYTES / 2)));
-  Half values;
-  std::memcpy(&values, source, sizeof(values));
-  return __builtin_convertvector(values, Vec<double>);
+#if defined(__AVX512F__)
+  return bit_cast<Vec<double>>(_mm512_cvtps_pd(_mm256_loadu_ps(source)));
+#elif defined(__AVX__)
+  return bit_cast<Vec<double>>(_mm256_cvtps_pd(_mm_loadu_ps(source)));
+#else
+  return Vec<double>{source[0], source[1]};
+#endif
 }
 
 // Rounded again.
@@ -90,12 +93,22 @@ MAKEMORE_EXT_INLINE Vec<double> narrow(Wide<double> wide) {
 }
 
 MAKEMORE_EXT_INLINE Vec<float> narrow(Wide<float> wide) {
+#if defined(__AVX512F__)
+  const __m256 low = _mm512_cvtpd_ps(bit_cast<__m512d>(wide.low));
+  const __m256 high = _mm512_cvtpd_ps(bit_cast<__m512d>(wide.high));
+  return bit_cast<Vec<float>>(_mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1));
+#elif defined(__AVX__)
+  const __m128 low = _mm256_cvtpd_ps(bit_cast<__m256d>(wide.low));
+  const __m128 high = _mm256_cvtpd_ps(bit_cast<__m256d>(wide.high));
+  return bit_cast<Vec<float>>(_mm256_insertf128_ps(_mm256_castps128_ps256(low), high, 1));
+#else
   typedef float Half __attribute__((vector_size(MAKEMORE_EXT_VECTOR_BYTES / 2)));
   const Half halves[2] = {__builtin_convertvector(wide.low, Half),
                           __builtin_convertvector(wide.high, Half)};
   Vec<float> result;
   std::memcpy(&result, halves, sizeof(result));
   return result;
+#endif
 }
 
 }  // namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY
