@@ -14,6 +14,7 @@
 #include "../simd/vec.h"
 #include "../simd/wide.h"
 #include "block.h"
+#include "short_rows.h"
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 
@@ -90,10 +91,11 @@ class RowWorker {
         gradient_(gradient),
         keeps_(after_reduce && gradient.data != nullptr && arguments.shape.classes <= kMostKept),
         streams_(streams(arguments, gradient)),
-        logits_copy_(copy_size(arguments.logits.class_stride)),
+        short_(arguments.shape.classes <= kMostShortClasses<T>),
+        logits_copy_(copy_size(arguments.logits.class_stride) * (short_ ? kLanes<T> : 1)),
         probabilities_copy_(copy_size(arguments.probabilities.class_stride)),
         gradient_copy_(copy_size(gradient.class_stride)),
-        kept_(keeps_ ? rows_per_block() * kept_stride() : 0),
+        kept_(kept_size()),
         kept_shift_(keeps_ ? rows_per_block() * chunks() : 0) {}
 
   ~RowWorker() {
@@ -109,10 +111,8 @@ class RowWorker {
 
   // The maximum and the sums over classes of every row.
   void reduce(RowBlock block, BlockState<T>& state) {
-    if constexpr (!Shares<T, kind>::kAny) {
-      if (reduce_short_rows(block, state)) {
-        return;
-      }
+    if (short_) {
+      return reduce_short_rows(block, state);
     }
     for (int64_t i = 0; i < block.count; ++i) {
       reduce_row(contiguous(arguments_.logits, i, logits_copy_), probabilities_row(i), i, state);
@@ -120,6 +120,16 @@ class RowWorker {
   }
 
   void gradient(RowBlock block, const BlockState<T>& state) const {
+    if constexpr (!Shares<T, kind>::kAny) {
+      if (short_ && keeps_ && gradient_.class_stride == 1) {
+        const int64_t classes = arguments_.shape.classes;
+        for (int64_t i = 0; i < block.count; ++i) {
+          ShortRows<T>(classes).scale_row(kept_.data() + i * classes, state.scale[i],
+                                          row(gradient_, i));
+        }
+        return;
+      }
+    }
     for (int64_t i = 0; i < block.count; ++i) {
       if (keeps_) {
         streams_ ? gradient_of_row<true, true>(i, state) : gradient_of_row<true, false>(i, state);
@@ -132,7 +142,6 @@ class RowWorker {
  private:
   static constexpr bool kHasProbabilities = kind == TargetKind::probabilities;
   static constexpr int64_t kChunk = kChunkBytes / sizeof(T);
-  static constexpr int kMostShortVectors = 6;  // that are in registers beside constants
 
   static bool streams(const CrossEntropyArguments<T>& arguments, const RowView<T>& gradient) {
     const int64_t row_bytes = arguments.shape.classes * static_cast<int64_t>(sizeof(T));
@@ -144,7 +153,12 @@ class RowWorker {
   int64_t rows_per_block() const { return RowBlocks::of(arguments_).rows_per_block; }
   int64_t chunks() const { return (arguments_.shape.classes + kChunk - 1) / kChunk; }
   int64_t kept_stride() const {
-    return (arguments_.shape.classes + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+    const int64_t classes = arguments_.shape.classes;
+    return short_ ? classes : (classes + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+  }
+  int64_t kept_size() const {
+    const int64_t rows = keeps_ ? rows_per_block() : short_ ? kLanes<T> : 0;
+    return rows * kept_stride() + (short_ ? ShortRows<T>::padding(arguments_.shape.classes) : 0);
   }
 
   int64_t copy_size(int64_t class_stride) const {
@@ -156,15 +170,18 @@ class RowWorker {
     return view.row(arguments_.shape, first_row_ + i);
   }
 
-  const T* contiguous(const RowView<const T>& view, int64_t i, const Scratch<T>& copy) const {
+  // `place`: where a copy goes among those of other rows.
+  const T* contiguous(const RowView<const T>& view, int64_t i, const Scratch<T>& copy,
+                      int64_t place = 0) const {
     const T* source = row(view, i);
     if (view.class_stride == 1) {
       return source;
     }
+    T* const copied = copy.data() + place * arguments_.shape.classes;
     for (int64_t c = 0; c < arguments_.shape.classes; ++c) {
-      copy.data()[c] = source[c * view.class_stride];
+      copied[c] = source[c * view.class_stride];
     }
-    return copy.data();
+    return copied;
   }
 
   const T* probabilities_row(int64_t i) const {
@@ -172,51 +189,30 @@ class RowWorker {
                              : nullptr;
   }
 
-  // Reduces the rows where they are of a few vectors; whether they are.
-  template <int vectors = 1>
-  bool reduce_short_rows(RowBlock block, BlockState<T>& state) {
-    if constexpr (vectors > kMostShortVectors) {
-      return false;
-    } else if (arguments_.shape.classes > vectors * kLanes<T>) {
-      return reduce_short_rows<vectors + 1>(block, state);
-    } else {
+  // As many rows at a time as a vector has lanes.
+  void reduce_short_rows(RowBlock block, BlockState<T>& state) {
+    const int64_t classes = arguments_.shape.classes;
+    const ShortRows<T> short_rows(classes);
+    for (int64_t i = 0; i < block.count; i += kLanes<T>) {
+      const int64_t count = std::min(kLanes<T>, block.count - i);
+      const T* rows[kLanes<T>];
+      for (int64_t r = 0; r < kLanes<T>; ++r) {
+        rows[r] = r < count ? contiguous(arguments_.logits, i + r, logits_copy_, r) : rows[0];
+      }
+      C* const terms = kept_.data() + (keeps_ ? i * classes : 0);
+      short_rows.reduce(rows, count, terms, state.max + i, state.sum_exp + i);
+    }
+    if (keeps_) {
+      std::copy(state.max, state.max + block.count, kept_shift_.data());
+    }
+    if constexpr (Shares<T, kind>::kAny) {
       for (int64_t i = 0; i < block.count; ++i) {
-        const T* x = contiguous(arguments_.logits, i, logits_copy_);
-        keeps_ ? reduce_short_row<vectors, true>(x, i, state)
-               : reduce_short_row<vectors, false>(x, i, state);
+        const C shift = state.max[i] == -std::numeric_limits<C>::infinity() ? C(0) : state.max[i];
+        state.share_sum[i] = state.share_logit[i] = 0;
+        sum_shares(contiguous(arguments_.logits, i, logits_copy_), probabilities_row(i), 0, classes,
+                   shift, state.share_sum[i], state.share_logit[i]);
       }
-      return true;
     }
-  }
-
-  // The logits stay in registers from the maximum to the sum.
-  template <int vectors, bool keep>
-  void reduce_short_row(const T* x, int64_t i, BlockState<T>& state) const {
-    const C lowest = -std::numeric_limits<C>::infinity();
-    Vec<C> logits[vectors];
-    Vec<C> greatest = broadcast(lowest);
-    for (int v = 0; v < vectors; ++v) {
-      const T* source = x + v * kLanes<T>;
-      const int64_t count = arguments_.shape.classes - v * kLanes<T>;
-      logits[v] = v + 1 < vectors ? load(source) : load_partial(source, count, lowest);
-      greatest = max<C>(logits[v], greatest);
-    }
-    const C row_max = horizontal_max<C>(greatest);
-    const C shift = row_max == lowest ? C(0) : row_max;  // as in reduce_row
-    Wide<C> sum;
-    for (int v = 0; v < vectors; ++v) {
-      const Vec<C> term = exp_nonpositive<C>(logits[v] - shift);
-      if constexpr (keep) {
-        store(kept_.data() + i * kept_stride() + v * kLanes<T>, term);
-      }
-      sum = sum + Wide<C>::from(term);
-    }
-    if constexpr (keep) {
-      kept_shift_.data()[i * chunks()] = row_max;
-    }
-    state.max[i] = row_max;
-    state.sum_exp[i] = sum.sum();
-    state.share_sum[i] = state.share_logit[i] = 0;
   }
 
   // One read of the row from memory. A new maximum moves what was summed before.
@@ -335,6 +331,7 @@ class RowWorker {
   RowView<T> gradient_;
   bool keeps_;
   bool streams_;
+  bool short_;  // whether ShortRows does the sums
   Scratch<T> logits_copy_;
   Scratch<T> probabilities_copy_;
   Scratch<T> gradient_copy_;

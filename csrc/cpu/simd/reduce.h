@@ -48,6 +48,30 @@ MAKEMORE_EXT_INLINE T horizontal_sum(Vec<T> value) {
   return across_lanes<T>(value, [](Vec<T> a, Vec<T> b) { return a + b; });
 }
 
+// The lanes of a and of b by turns, runs of `distance` of them: of each pair of runs the first or,
+// for `second`, the other.
+template <int distance, bool second, typename Vector, int... lane>
+MAKEMORE_EXT_INLINE Vector alternate(Vector a, Vector b, std::integer_sequence<int, lane...>) {
+  constexpr int kCount = sizeof...(lane);
+  return shuffle<(lane / distance % 2 == 0 ? lane + (second ? distance : 0)
+                                           : lane + kCount - (second ? 0 : distance))...>(a, b);
+}
+
+// across_lanes() of as many vectors as one has lanes: lane i is that of vector(i). Two vectors
+// share the registers and the instructions that one would take for itself.
+template <typename T, int first = 0, int count = kLanes<T>, typename Vectors, typename Join>
+MAKEMORE_EXT_INLINE Vec<T> across_lanes_of_each(const Vectors& vector, const Join& join) {
+  if constexpr (count == 1) {
+    return vector(first);
+  } else {
+    constexpr int kHalf = count / 2;
+    const Vec<T> a = across_lanes_of_each<T, first, kHalf>(vector, join);
+    const Vec<T> b = across_lanes_of_each<T, first + kHalf, kHalf>(vector, join);
+    return join(alternate<kHalf, false>(a, b, LaneSequence<T>()),
+                alternate<kHalf, true>(a, b, LaneSequence<T>()));
+  }
+}
+
 // The greatest of `count` elements; a NaN does not count.
 template <typename T>
 inline Compute<T> maximum(const T* x, int64_t count) {

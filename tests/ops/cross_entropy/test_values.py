@@ -119,6 +119,31 @@ def test_large_logits_do_not_overflow():
     torch.testing.assert_close(ours, theirs)
 
 
+# About the widths of vectors, and more rows than are taken at a time but no multiple of that.
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}], ids=["plain", "smoothing"])
+@pytest.mark.parametrize("classes", [*range(1, 36), 63, 64, 65, 80, 81, 96, 97, 100, 128, 129])
+def test_few_classes(classes, options, dtype):
+    input = logits((21, classes), dtype)
+    target = indices(input.shape)
+    expected = loss_and_gradient(F.cross_entropy, input.double(), target, **options)
+    rounded = [value.to(dtype) for value in expected]
+    for x in (input, input.repeat(1, 2)[:, ::2].copy_(input)):  # strided: rows are copied first
+        actual = loss_and_gradient(mx.cross_entropy, x, target, **options)
+        torch.testing.assert_close(list(actual), rounded)
+
+
+@pytest.mark.parametrize("dtype", WIDE)
+def test_a_row_does_not_depend_on_its_place(dtype):
+    input = logits((1, 27), dtype).repeat(37, 1)
+    target = indices(input.shape)[:1].repeat(37)
+    loss, gradient = loss_and_gradient(mx.cross_entropy, input, target, reduction="sum")
+    torch.testing.assert_close(gradient, gradient[:1].expand(37, 27), rtol=0, atol=0)
+    losses = mx.cross_entropy(input, target, reduction="none")
+    torch.testing.assert_close(losses, losses[:1].expand(37), rtol=0, atol=0)
+    torch.testing.assert_close(losses.sum(), loss)
+
+
 @pytest.mark.parametrize("classes", [9000, 20000])
 @pytest.mark.parametrize("order", ["rising", "falling", "-inf first"])
 def test_rows_that_are_read_in_chunks(order, classes):
