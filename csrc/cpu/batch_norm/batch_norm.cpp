@@ -71,9 +71,10 @@ template <typename Pass, typename Layout>
 void write(const Pass& pass, const Layout& layout, int64_t block, int64_t piece) {
   layout.write(block, piece);
   const Range channels = layout.channels(block);
-  if (pass.any_extreme(channels)) {
+  const auto& statistics = pass.statistics();
+  if (statistics.any_extreme(channels)) {
     for (int64_t channel = channels.begin; channel < channels.end; ++channel) {
-      if (pass.is_extreme(channel)) {
+      if (statistics.is_extreme(channel)) {
         pass.write_extreme(channel, layout.elements(piece));
       }
     }

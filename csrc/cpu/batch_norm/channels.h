@@ -13,8 +13,8 @@
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 
-// statistics [3, channels], one array for each row.
-template <typename Value>
+// statistics [3, channels] of elements of type T, one array for each row.
+template <typename T, typename Value>
 struct Statistics {
   Value* mean;
   Value* variance;
@@ -36,8 +36,11 @@ struct Statistics {
         });
   }
 
-  template <typename T>
-  bool any_out_of_range(Range channels) const {
+  // The channels that vectors are not exact enough for.
+  bool is_extreme(int64_t channel) const {
+    return is_out_of_range<T>(mean[channel], variance[channel]);
+  }
+  bool any_extreme(Range channels) const {
     int64_t inside = 0;
     for (int64_t channel = channels.begin; channel < channels.end; ++channel) {
       const bool is_inside =

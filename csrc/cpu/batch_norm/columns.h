@@ -17,10 +17,11 @@
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 
-// Rows of neighbouring columns, in any view of the call. Whole rows are what the hardware reads
-// ahead by itself.
+// Rows of neighbouring columns, in any view of the call. `ahead`: memory is asked for where the
+// next rows to be summed are. In a cache that takes longer than it saves.
+template <bool ahead>
 struct ColumnPlace {
-  static constexpr bool kReadsAhead = false;
+  static constexpr bool kReadsAhead = ahead;
 
   int64_t column;
   int64_t row;
@@ -28,7 +29,9 @@ struct ColumnPlace {
 
   template <typename T>
   MAKEMORE_EXT_INLINE Rows<T> in(const ChannelView<T>& view) const {
-    return {view.data + row * view.outer_stride + column, step * view.outer_stride, 0};
+    const int64_t stride = step * view.outer_stride;
+    return {view.data + row * view.outer_stride + column, stride,
+            kSummedRows * stride * static_cast<int64_t>(sizeof(T))};
   }
 };
 
@@ -114,7 +117,7 @@ class Columns {
     const int64_t samples =
         std::clamp<int64_t>(all / kSamples, 1, (kSamples + per_channel_ - 1) / per_channel_);
     const C share = C(1) / static_cast<C>(samples);
-    const auto rows = ColumnPlace{first_column(block), 0, all / samples}.in(pass_.input());
+    const auto rows = ColumnPlace<false>{first_column(block), 0, all / samples}.in(pass_.input());
     C* const mean = values(block, kSumCentre);
     for_each_group<T>(
         0, columns(block) / grid_.joined, [&](auto partial, int64_t column, int64_t count) {
@@ -142,8 +145,12 @@ class Columns {
   }
 
   void sum(int64_t block, int64_t piece) const {
-    const ColumnPlace place{first_column(block), 0, grid_.joined};
-    pass_.sum(place, [&](const auto& terms) { sum(block, piece, terms); });
+    const auto take = [&](const auto& terms) { sum(block, piece, terms); };
+    if (is_streamed<T>(pass_.shape())) {
+      pass_.sum(ColumnPlace<true>{first_column(block), 0, grid_.joined}, take);
+    } else {
+      pass_.sum(ColumnPlace<false>{first_column(block), 0, grid_.joined}, take);
+    }
   }
 
   // Adds up the sums of the pieces, in order, and those of the columns of a channel.
@@ -170,7 +177,7 @@ class Columns {
   }
 
   void write(int64_t block, int64_t piece) const {
-    const ColumnPlace place{first_column(block), 0, grid_.joined};
+    const ColumnPlace<false> place{first_column(block), 0, grid_.joined};
     pass_.write(place, [&](const Rows<T>& result, const auto& groups) {
       if (is_streamed<T>(pass_.shape()) && is_aligned(result)) {
         write<true>(block, piece, result, groups);
@@ -192,8 +199,10 @@ class Columns {
   enum Value { kSumCentre, kCentre, kScale, kShift, kSlope, kValues };
 
   static constexpr int64_t kSamples = 8;
-  // Rows that are written together: the groups of a column are of different lines.
-  static constexpr int64_t kWrittenRows = 4;
+  // Rows that are written together, with the parameters of a group in registers. From and to memory
+  // one after the other, which is what the hardware reads ahead.
+  template <bool streamed>
+  static constexpr int64_t kWrittenRows = streamed ? 1 : 4;
   static constexpr std::uintptr_t kHalfPage = 2048;
 
   const Pass& pass_;
@@ -315,9 +324,9 @@ class Columns {
   void write(int64_t block, int64_t piece, const Rows<T>& result, const Groups& groups) const {
     const Parameters<C*> parameters = this->parameters(block);
     const auto [begin, end] = rows(piece);
-    for (int64_t row = begin; row < end; row += kWrittenRows) {
-      write_columns<streamed>(result, {row, std::min(end, row + kWrittenRows)}, columns(block),
-                              parameters, groups);
+    for (int64_t row = begin; row < end; row += kWrittenRows<streamed>) {
+      write_columns<streamed>(result, {row, std::min(end, row + kWrittenRows<streamed>)},
+                              columns(block), parameters, groups);
     }
     write_columns<streamed>(result, {end, end + 1}, rest(piece), parameters, groups);
   }

@@ -61,6 +61,7 @@ class ForwardPass {
   const ChannelView<T>& result() const { return output_; }
   const ChannelSums<C>& sums() const { return sums_; }
   const Parameters<C*>& parameters() const { return parameters_; }
+  const auto& statistics() const { return statistics_; }
   bool needs_sums() const { return arguments_.training; }
   bool needs_result() const { return true; }
 
@@ -93,7 +94,8 @@ class ForwardPass {
       const double moved = sums_.first[channel] * share * sums_.first[channel];
       usual += moved <= kMostMoved * sums_.second[channel] ? 1 : 0;
     }
-    const bool any_unusual = usual < channels.end - channels.begin || any_extreme(channels);
+    const bool any_unusual =
+        usual < channels.end - channels.begin || statistics_.any_extreme(channels);
     return any_unusual && finish_unusual(channels);
   }
 
@@ -129,14 +131,6 @@ class ForwardPass {
     });
   }
 
-  // The channels that vectors are not exact enough for.
-  bool any_extreme(Range channels) const {
-    return statistics_.template any_out_of_range<T>(channels);
-  }
-  bool is_extreme(int64_t channel) const {
-    return is_out_of_range<T>(statistics_.mean[channel], statistics_.variance[channel]);
-  }
-
   // Writes elements of an extreme channel.
   void write_extreme(int64_t channel, Range elements) const {
     const PlainChannel<T> plain = extreme_channel(arguments_, channel);
@@ -153,7 +147,7 @@ class ForwardPass {
   const BatchNormArguments<T>& arguments_;
   ChannelSums<C> sums_;
   Parameters<C*> parameters_;
-  Statistics<double> statistics_;
+  Statistics<T, double> statistics_;
   ChannelView<T> output_;
   double count_;
 
@@ -161,7 +155,7 @@ class ForwardPass {
     bool any_moved = false;
     for (int64_t channel = channels.begin; channel < channels.end; ++channel) {
       const double first = sums_.first[channel], second = sums_.second[channel];
-      if (!std::isfinite(second) || is_extreme(channel)) {
+      if (!std::isfinite(second) || statistics_.is_extreme(channel)) {
         const auto known = extreme_channel(arguments_, channel).statistics();
         statistics_.mean[channel] = known.mean;
         statistics_.variance[channel] = known.variance;
@@ -195,6 +189,7 @@ class BackwardPass {
   const ChannelView<T>& result() const { return gradients_.grad_input; }
   const ChannelSums<C>& sums() const { return sums_; }
   const Parameters<C*>& parameters() const { return parameters_; }
+  const auto& statistics() const { return statistics_; }
   bool needs_sums() const {
     return gradients_.grad_weight != nullptr || (arguments_.training && needs_result());
   }
@@ -228,7 +223,7 @@ class BackwardPass {
     for (int64_t channel = channels.begin; channel < channels.end; ++channel) {
       finite += std::abs(sums_.second[channel]) <= std::numeric_limits<double>::max() ? 1 : 0;
     }
-    if (finite < channels.end - channels.begin || any_extreme(channels)) {
+    if (finite < channels.end - channels.begin || statistics_.any_extreme(channels)) {
       finish_unusual(channels);
     }
     if (gradients_.grad_weight != nullptr) {
@@ -282,14 +277,6 @@ class BackwardPass {
     });
   }
 
-  // The channels that vectors are not exact enough for.
-  bool any_extreme(Range channels) const {
-    return statistics_.template any_out_of_range<T>(channels);
-  }
-  bool is_extreme(int64_t channel) const {
-    return is_out_of_range<T>(statistics_.mean[channel], statistics_.variance[channel]);
-  }
-
   // Writes elements of an extreme channel.
   void write_extreme(int64_t channel, Range elements) const {
     const PlainChannel<T> plain = extreme_channel(arguments_, channel);
@@ -304,7 +291,7 @@ class BackwardPass {
   const BatchNormArguments<T>& arguments_;
   ChannelSums<C> sums_;
   Parameters<C*> parameters_;
-  Statistics<const double> statistics_;
+  Statistics<T, const double> statistics_;
   const BatchNormGradients<T>& gradients_;
   double count_;
 
@@ -312,7 +299,7 @@ class BackwardPass {
     for (int64_t channel = channels.begin; channel < channels.end; ++channel) {
       const ChannelStatistics known = statistics_.of(channel);
       const bool overflowed = !std::isfinite(sums_.second[channel]) && std::isfinite(known.invstd);
-      if (overflowed || is_extreme(channel)) {
+      if (overflowed || statistics_.is_extreme(channel)) {
         const auto exact = extreme_channel(arguments_, channel).gradients(known, gradients_);
         sums_.first[channel] = exact.bias;
         sums_.second[channel] = exact.weight;
