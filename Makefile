@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
-NATIVE := $(shell find csrc cuda_bench tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+NATIVE := $(shell find csrc cuda_bench tests benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 FIND_NVCC := cuda_bench/src/cuda_bench/find_nvcc.py
 
 # PTX runs on every later device, and the tests compile for each architecture. What users install
@@ -104,6 +104,7 @@ benchmark: build
 	$(BIN)/python benchmarks/cross_entropy.py
 	$(BIN)/python benchmarks/batch_norm.py
 	$(BIN)/python benchmarks/small_sizes.py
+	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/cuda_model.py
 	$(BIN)/python benchmarks/page.py
 

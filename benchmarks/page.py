@@ -38,6 +38,7 @@ take turns; the machine has neighbours, so only the ratios within a row stand.
         sections.of_cross_entropy(),
         sections.of_batch_norm(),
         sections.of_small_sizes(),
+        sections.of_kernels(),
         sections.of_cuda(),
     )
     return wrapped("\n".join((head, *parts)))

@@ -157,7 +157,7 @@ def fma_rate(capability: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder, "fma_rate")
         compiler = os.environ.get("CXX", "c++").split()
-        source = str(FOLDER / "fma_rate.cpp")
+        source = str(FOLDER / "native/fma_rate.cpp")
         subprocess.run([*compiler, "-O2", *flags[capability], source, "-o", program], check=True)
         return float(subprocess.run([program], capture_output=True, check=True).stdout) * 1e9
 

@@ -109,12 +109,13 @@ void* BlockCache::take(std::size_t bytes, Clock::time_point now) {
     fitting = idle_.lower_bound({bytes, 0});
   }
   const auto [whole, begin] = *fitting;
+  const std::uint64_t given_back = ranges_[begin].given_back;
   remove_idle(begin, whole);
-  ranges_[begin] = {bytes, false};
+  ranges_[begin] = {bytes, false, 0};
   in_use_bytes_ += bytes;
   window_peak_ = std::max(window_peak_, in_use_bytes_);
   if (whole > bytes) {
-    add_idle(begin + bytes, whole - bytes);
+    add_idle(begin + bytes, whole - bytes, given_back);
   }
   release(most_idle());
   return pointer(begin);
@@ -132,7 +133,7 @@ void BlockCache::give_back(void* block, Clock::time_point now) {
   ranges_.erase(found);
   in_use_bytes_ -= range.bytes;
   offer_pages(begin, range.bytes);
-  add_idle(begin, range.bytes);
+  add_idle(begin, range.bytes, ++given_back_);
   release(most_idle());
 }
 
@@ -163,13 +164,13 @@ bool BlockCache::map_more(std::size_t bytes) {
     begin = map_pages(lowest(), pages);
   }
   if (begin != 0) {
-    add_idle(begin, pages);
+    add_idle(begin, pages, given_back_);
   }
   return begin != 0;
 }
 
 // Joined with what is idle beside it.
-void BlockCache::add_idle(Address begin, std::size_t bytes) {
+void BlockCache::add_idle(Address begin, std::size_t bytes, std::uint64_t given_back) {
   const auto after = ranges_.lower_bound(begin);
   if (after != ranges_.begin()) {
     const auto [before, range] = *std::prev(after);
@@ -177,14 +178,16 @@ void BlockCache::add_idle(Address begin, std::size_t bytes) {
       remove_idle(before, range.bytes);
       begin = before;
       bytes += range.bytes;
+      given_back = std::max(given_back, range.given_back);
     }
   }
   if (after != ranges_.end() && after->second.idle && begin + bytes == after->first) {
-    const std::size_t more = after->second.bytes;
-    remove_idle(after->first, more);
-    bytes += more;
+    const Range more = after->second;
+    remove_idle(after->first, more.bytes);
+    bytes += more.bytes;
+    given_back = std::max(given_back, more.given_back);
   }
-  ranges_[begin] = {bytes, true};
+  ranges_[begin] = {bytes, true, given_back};
   idle_.emplace(bytes, begin);
   idle_bytes_ += bytes;
 }
@@ -195,11 +198,15 @@ void BlockCache::remove_idle(Address begin, std::size_t bytes) {
   idle_bytes_ -= bytes;
 }
 
-// Unmaps from the end of the largest range, whole huge pages while there are some: the rest of one
-// shares it with a block in use.
+// Unmaps what was not used for longest, from the end of a range, in whole huge pages while it has
+// some: the rest of one shares it with a block in use.
 void BlockCache::release(std::size_t most_idle) {
+  const auto is_older = [&](const auto& one, const auto& other) {
+    return ranges_[one.second].given_back < ranges_[other.second].given_back;
+  };
   while (idle_bytes_ > most_idle) {
-    const auto [bytes, begin] = *idle_.rbegin();
+    const auto [bytes, begin] = *std::min_element(idle_.begin(), idle_.end(), is_older);
+    const std::uint64_t given_back = ranges_[begin].given_back;
     const Address end = begin + bytes;
     Address first = round_up(begin, kHugePage), last = round_down(end, kHugePage);
     if (first < last) {
@@ -212,10 +219,10 @@ void BlockCache::release(std::size_t most_idle) {
     remove_idle(begin, bytes);
     munmap(pointer(first), last - first);
     if (begin < first) {
-      add_idle(begin, first - begin);
+      add_idle(begin, first - begin, given_back);
     }
     if (last < end) {
-      add_idle(last, end - last);
+      add_idle(last, end - last, given_back);
     }
   }
 }

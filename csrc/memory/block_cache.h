@@ -58,6 +58,7 @@ class BlockCache {
   struct Range {
     std::size_t bytes;
     bool idle;
+    std::uint64_t given_back;  // the how manieth time, of the latest of its blocks
   };
   using Address = std::uintptr_t;
 
@@ -67,12 +68,12 @@ class BlockCache {
   std::set<std::pair<std::size_t, Address>> idle_;
   std::size_t in_use_bytes_ = 0, idle_bytes_ = 0;
   std::optional<std::size_t> limit_;
-  std::uint64_t reused_ = 0, missed_ = 0;
+  std::uint64_t reused_ = 0, missed_ = 0, given_back_ = 0;
   Clock::time_point window_start_{};
   std::size_t window_peak_ = 0, previous_peak_ = 0;
 
   bool map_more(std::size_t bytes);
-  void add_idle(Address begin, std::size_t bytes);
+  void add_idle(Address begin, std::size_t bytes, std::uint64_t given_back);
   void remove_idle(Address begin, std::size_t bytes);
   void release(std::size_t most_idle);
   void follow_peak(Clock::time_point now);

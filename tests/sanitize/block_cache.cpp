@@ -2,6 +2,7 @@
 // after every one of many random calls; what it gives back as time goes by.
 #include "../../csrc/memory/block_cache.h"
 
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -121,6 +122,28 @@ void forget_a_peak() {
   cache.empty();
 }
 
+// What smaller results left behind, apart from all else, does not cost larger ones their blocks.
+void settle() {
+  BlockCache cache;
+  void* const small[] = {cache.take(4 * kMiB), cache.take(4 * kMiB)};
+  const long page = sysconf(_SC_PAGESIZE);
+  void* const below = static_cast<char*>(*std::min_element(small, small + 2)) - page;
+  void* const apart =
+      mmap(below, page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+  cache.give_back(small[0]);
+  cache.give_back(small[1]);
+  for (int step = 0; step < 8; ++step) {
+    void* const large[] = {cache.take(16 * kMiB), cache.take(16 * kMiB)};
+    cache.give_back(large[0]);
+    cache.give_back(large[1]);
+  }
+  require(cache.info().missed <= 6, "steps of the same sizes find their blocks");
+  cache.empty();
+  if (apart != MAP_FAILED) {  // else something else keeps them apart
+    munmap(apart, page);
+  }
+}
+
 void do_without() {
   BlockCache cache;
   require(cache.take(kLeastCached - 1) == nullptr, "small blocks are not the cache's");
@@ -163,6 +186,7 @@ int main(int argc, char** argv) {
   hand_over(argc > 1 ? std::atoi(argv[1]) : 500'000);
   keep_bounds();
   forget_a_peak();
+  settle();
   do_without();
   fork_amid_calls();
   std::printf("no error\n");
