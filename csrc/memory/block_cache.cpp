@@ -73,8 +73,9 @@ bool has_huge_pages() {
 }
 #endif
 
-// Lets the system take the pages while nobody uses them. It costs less than 1 % of writing huge
-// pages again, but as much as writing them for small ones, which are left alone therefore.
+// Lets the system take the pages while nobody uses them. It costs little beside writing huge pages
+// again, but a fifth of a step whose results are a few, and as much as writing them for small
+// pages, which are left alone therefore.
 void offer_pages([[maybe_unused]] std::uintptr_t begin, [[maybe_unused]] std::size_t bytes) {
 #if defined(MADV_FREE) && defined(MADV_HUGEPAGE)
   static const bool worthwhile = has_huge_pages();
@@ -132,7 +133,9 @@ void BlockCache::give_back(void* block, Clock::time_point now) {
   const auto [begin, range] = *found;
   ranges_.erase(found);
   in_use_bytes_ -= range.bytes;
-  offer_pages(begin, range.bytes);
+  if (idle_bytes_ + range.bytes > kKeptIdle) {
+    offer_pages(begin, range.bytes);
+  }
   add_idle(begin, range.bytes, ++given_back_);
   release(most_idle());
 }

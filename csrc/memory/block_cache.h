@@ -7,8 +7,8 @@
 //
 // Bytes that are idle never exceed the most that were in use at once lately (kWindow), rounded up
 // to huge pages, nor the limit: what a peak needed goes back to the system when peaks have become
-// lower. Before that the system may take idle huge pages whenever it is short of memory
-// (MADV_FREE).
+// lower. Before that the system may take idle huge pages, all but kKeptIdle, whenever it is short
+// of memory (MADV_FREE).
 #pragma once
 
 #include <chrono>
@@ -24,6 +24,7 @@ namespace makemore_ext::memory {
 
 inline constexpr std::size_t kLeastCached = std::size_t{1} << 20;
 inline constexpr std::size_t kGranule = kLeastCached / 8;
+inline constexpr std::size_t kKeptIdle = std::size_t{64} << 20;
 // Peaks are those of the current and the previous window. No step is so long that page faults
 // after it count.
 inline constexpr std::chrono::seconds kWindow{10};
