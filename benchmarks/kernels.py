@@ -5,9 +5,9 @@
 
 Without tensors, operators and autograd, in memory that is reused, so that work in the cache is
 seen. native/kernels.cpp is linked with the kernels of this tree, and of another revision with
---against, for the instruction set in use; the programs take turns. Written are
-results/kernels.json, a case's forward and backward, for cross entropy the loss alone and with its
-gradient: seconds, of the pass over what has to be read and written too.
+--against, for the instruction set in use; the programs take turns.
+results/kernels.json has the seconds of each case's forward and backward, for cross entropy of the
+loss alone and with its gradient, and of one pass over what each has to read and write.
 """
 
 import argparse
@@ -107,24 +107,25 @@ def rows_of(rounds: list[tuple[float, list[list[float]]]]) -> list[dict[str, Any
     return rows
 
 
+def folder_of(parent: str, name: str) -> Path:
+    """A new folder."""
+    folder = Path(parent, name)
+    folder.mkdir()
+    return folder
+
+
 def main() -> None:
     """Compile, measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--against", metavar="REVISION", help="measure these kernels too")
     against = parser.parse_args().against
     with TemporaryDirectory() as folder:
-        programs = {}
-        for name, revision in {"now": None, "then": against}.items():
-            sources = ROOT / "csrc"
-            built = Path(folder, name)
-            built.mkdir()
-            if revision is not None:
-                archive = subprocess.check_output(["git", "archive", revision, "csrc"], cwd=ROOT)
-                subprocess.run(["tar", "-x", "-C", str(built)], input=archive, check=True)
-                sources = built / "csrc"
-            elif name == "then":
-                continue
-            programs[name] = compile_program(sources, built)
+        programs = {"now": compile_program(ROOT / "csrc", folder_of(folder, "now"))}
+        if against is not None:
+            then = folder_of(folder, "then")
+            archive = subprocess.check_output(["git", "archive", against, "csrc"], cwd=ROOT)
+            subprocess.run(["tar", "-x", "-C", str(then)], input=archive, check=True)
+            programs["then"] = compile_program(then / "csrc", then)
         rounds: dict[str, list[tuple[float, list[list[float]]]]] = {name: [] for name in programs}
         for _ in range(ROUNDS):
             for name, program in programs.items():

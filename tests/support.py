@@ -1,5 +1,8 @@
-"""What the tests of several operations share: data, layouts, threads and distance from truth."""
+"""What several tests share: data, layouts, threads, distance from truth, other processes."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -109,3 +112,14 @@ def mean_error(value: Tensor, truth: Tensor, size: Tensor | None = None) -> floa
     unit = spacing(truth[finite] if size is None else size, value.dtype)
     errors = (value.double() - truth)[finite].abs()
     return (errors / unit).clamp(max=100).mean().item() if unit else errors.sum().item()
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a program in an interpreter of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )

@@ -4,7 +4,8 @@ import sys
 
 import pytest
 import torch
-from results import normalized, python
+from results import normalized
+from support import python
 
 import makemore_ext as mx
 

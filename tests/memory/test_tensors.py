@@ -6,7 +6,8 @@ import threading
 
 import pytest
 import torch
-from results import normalized, python
+from results import normalized
+from support import python
 from torch import Tensor
 
 import makemore_ext as mx

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import python
 
 import makemore_ext as mx
 
@@ -22,16 +23,6 @@ ONE_LOSS = """
 import torch, makemore_ext as mx
 print(mx.__file__, mx.cross_entropy(torch.zeros(3, 2), torch.tensor([0, 1, 1])).item())
 """
-
-
-def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def test_import_needs_torch_alone():
