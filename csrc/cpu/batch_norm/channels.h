@@ -41,13 +41,11 @@ struct Statistics {
     return is_out_of_range<T>(mean[channel], variance[channel]);
   }
   bool any_extreme(Range channels) const {
-    int64_t inside = 0;
+    int64_t extreme = 0;
     for (int64_t channel = channels.begin; channel < channels.end; ++channel) {
-      const bool is_inside =
-          (std::abs(mean[channel]) < kMostSpread<T>)&(variance[channel] < kMostSpread<T>);
-      inside += is_inside ? 1 : 0;
+      extreme += is_extreme(channel) ? 1 : 0;
     }
-    return inside < channels.end - channels.begin;
+    return extreme > 0;
   }
 };
 

@@ -111,11 +111,10 @@ class PlainChannel {
 // its product with a gradient may not fit the type that vectors are computed in, by a margin. A
 // channel with an infinity or a NaN is one too, and leaves as NaN.
 template <typename T>
-inline constexpr double kMostSpread = std::is_same_v<T, double> ? 0x1p+960 : 0x1p+100;
-
-template <typename T>
 inline bool is_out_of_range(double mean, double variance) {
-  return !(std::abs(mean) < kMostSpread<T> && variance < kMostSpread<T>);
+  constexpr double kLimit = std::is_same_v<T, double> ? 0x1p+960 : 0x1p+100;
+  const bool mean_is_inside = std::abs(mean) < kLimit, variance_is_inside = variance < kLimit;
+  return !(mean_is_inside & variance_is_inside);  // no branch: a loop of it is one of vectors
 }
 
 template <typename T>
