@@ -28,3 +28,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest comes first, so that no process is left with it at the end."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+@pytest.fixture(autouse=True)
+def _same_draws_every_run() -> None:
+    """For draws without a generator of their own, layers' parameters among them."""
+    import support
+
+    support.seed_default_generator()

@@ -66,6 +66,10 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed + 1_000_003 * seed_shift)
 
 
+def seed_default_generator() -> None:
+    torch.manual_seed(1_000_003 * seed_shift)
+
+
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """Runs the body with `count` threads of torch's pool."""
