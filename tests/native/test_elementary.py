@@ -86,6 +86,14 @@ def test_limits(dtype):
     torch.testing.assert_close(native.tanh(x), tanh, equal_nan=True, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_tanh_is_odd_and_at_most_1(dtype):
+    x = torch.linspace(0, 25, 2**20, dtype=dtype)
+    y = native.tanh(x)
+    assert y.max() == 1
+    assert torch.equal(native.tanh(-x), -y)
+
+
 @pytest.mark.parametrize("count", range(18))
 def test_a_value_does_not_depend_on_its_place(count):
     x = torch.linspace(-3, 3, 18)

@@ -3,13 +3,14 @@
 // Error bounds (tests/native/test_elementary.py checks every float32):
 //   exp  <= 1.1 ulp in float, <= 1.5 ulp in double; exp_nonpositive the same
 //   log  <= 1.0 ulp in float, <= 1.0 ulp in double
-//   tanh <= 1.5 ulp in float, <= 2.5 ulp in double
+//   tanh <= 1.5 ulp in float (1.0 ulp from a table, with AVX-512), <= 2.5 ulp in double
 #pragma once
 
 #include <cmath>
 #include <cstddef>
 #include <limits>
 
+#include "tanh_table.h"
 #include "vec.h"
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
@@ -129,7 +130,7 @@ struct ReducedExp {
     const Vec<T> shifted = x * log2_e + kBiasedRound;
     const Vec<T> rounded = shifted - kBiasedRound;
     const Vec<T> r = (x - rounded * K::ln2_high) - rounded * K::ln2_low;
-    exp_r = r * r * polynomial(r, K::exp) + r + T(1);
+    exp_r = (r * polynomial(r, K::exp) + T(1)) * r + T(1);
     biased_n = bit_cast<Vec<Bits<T>>>(shifted);
   }
   // exp(x) where that is a normal number. Multiplied, not added to the exponent: a NaN stays one.
@@ -190,10 +191,39 @@ MAKEMORE_EXT_INLINE Vec<T> log(Vec<T> x) {
   return x < T(0) ? broadcast(std::numeric_limits<T>::quiet_NaN()) : result;
 }
 
+#ifdef __AVX512F__
+// One of 32 values for each lane, in a register or two and one instruction.
+MAKEMORE_EXT_INLINE Vec<float> look_up(const float (&table)[32], Patterns low_bits) {
+  return bit_cast<Vec<float>>(_mm512_permutex2var_ps(
+      _mm512_load_ps(table), bit_cast<__m512i>(low_bits), _mm512_load_ps(table + 16)));
+}
+
+// The polynomial of each lane's interval: in half the time of what follows, without a division, and
+// within 1 ulp. A minimum or maximum with a NaN is its second operand.
+MAKEMORE_EXT_INLINE Vec<float> tanh_by_table(Vec<float> x) {
+  const Patterns sign = bit_cast<Patterns>(x) & std::numeric_limits<int32_t>::min();
+  const __m512 magnitude = bit_cast<__m512>(bit_cast<Patterns>(x) ^ sign);
+  const __m512 limited = _mm512_min_ps(_mm512_set1_ps(kTanhHighest), magnitude);
+  const __m512 in_table = _mm512_max_ps(_mm512_set1_ps(kTanhLowest), limited);
+  const Patterns interval = bit_cast<Patterns>(in_table) >> kTanhShift;
+  const Vec<float> distance = bit_cast<Vec<float>>(limited) - look_up(kTanhTable.centre, interval);
+  Vec<float> result = look_up(kTanhTable.coefficient[kTanhDegree], interval);
+  for (int k = kTanhDegree; k-- > 0;) {
+    result = result * distance + look_up(kTanhTable.coefficient[k], interval);
+  }
+  return bit_cast<Vec<float>>(bit_cast<Patterns>(result) | sign);
+}
+#endif
+
 // Near 0 an odd polynomial, since 1 - 2 / (exp(2|x|) + 1) cancels there; elsewhere that formula,
 // which is 1 long before |x| = 30.
 template <typename T>
 MAKEMORE_EXT_INLINE Vec<T> tanh(Vec<T> x) {
+#ifdef __AVX512F__
+  if constexpr (std::is_same_v<T, float>) {
+    return tanh_by_table(x);
+  }
+#endif
   const Vec<T> square = x * x;
   const Vec<T> near_zero = x + x * square * polynomial(square, Constants<T>::tanh);
   const Vec<Bits<T>> sign = bit_cast<Vec<Bits<T>>>(x) & std::numeric_limits<Bits<T>>::min();

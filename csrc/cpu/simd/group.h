@@ -55,20 +55,29 @@ MAKEMORE_EXT_INLINE Group<T> in_memory_order(const Group<T>& group) {
   }
 }
 
-// Values of neighbouring elements, one for each of a group.
+// Values of neighbouring elements, one for each of a group, in the order of its vectors.
 template <typename T>
 MAKEMORE_EXT_INLINE Group<T> load_values(const Compute<T>* values) {
-  if constexpr (kGroupVectors<T> == 1) {
-    return {{load(values)}};
-  } else {
-    return separate({{load(values), load(values + kLanes<T>)}}, LaneSequence<float>());
+  Group<T> group;
+  for (int v = 0; v < kGroupVectors<T>; ++v) {
+    group.of[v] = load(values + v * kLanes<T>);
   }
+  return group;
 }
 template <typename T>
 MAKEMORE_EXT_INLINE void store_values(Compute<T>* values, const Group<T>& group) {
-  const Group<T> ordered = in_memory_order(group);
   for (int v = 0; v < kGroupVectors<T>; ++v) {
-    store(values + v * kLanes<T>, ordered.of[v]);
+    store(values + v * kLanes<T>, group.of[v]);
+  }
+}
+
+// Brings them, whole groups, from the order of the elements in memory to that of the vectors.
+template <typename T>
+inline void to_vector_order(Compute<T>* values, int64_t count) {
+  if constexpr (kGroupVectors<T> > 1) {
+    for (int64_t i = 0; i < count; i += kGroup<T>) {
+      store_values<T>(values + i, separate(load_values<T>(values + i), LaneSequence<float>()));
+    }
   }
 }
 

@@ -37,9 +37,10 @@ inline constexpr int64_t kLanes = MAKEMORE_EXT_VECTOR_BYTES / sizeof(Compute<T>)
 template <typename T>
 using Bits = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
 
+// Nothing is subtracted, which takes no instruction; 0 added would take one, as -0 becomes 0.
 template <typename T>
 MAKEMORE_EXT_INLINE Vec<T> broadcast(T value) {
-  return Vec<T>{} + value;
+  return value - Vec<T>{};
 }
 
 template <typename To, typename From>
