@@ -128,7 +128,7 @@ class Columns {
               sum.of[v] += x.of[v] * share;
             }
           }
-          store_values<T>(mean + column, sum);
+          store_values<T>(mean + column, in_memory_order(sum));
         });
     const auto [begin, end] = channels(block);
     C* const centre = pass_.sums().centre + begin;
@@ -195,7 +195,8 @@ class Columns {
   }
 
  private:
-  // Values of each column: the centre of its sums, and Parameters.
+  // Values of each column, in the order of a group's vectors: the centre of its sums, and
+  // Parameters.
   enum Value { kSumCentre, kCentre, kScale, kShift, kSlope, kValues };
 
   static constexpr int64_t kSamples = 8;
@@ -264,6 +265,7 @@ class Columns {
       }
     }
     std::fill(at, array + size_, C(0));
+    to_vector_order<T>(array, size_);
   }
 
   // The sums of all columns of a channel.
@@ -314,8 +316,10 @@ class Columns {
   MAKEMORE_EXT_INLINE void add(int64_t block, Range rows, int64_t columns, const GroupSums& sums,
                                const Terms& terms) const {
     const C* const centres = values(block, kSumCentre);
+    const bool are_few = pass_.shape().per_channel() < kFewElements;
     for_each_group<T>(0, columns, [&](auto partial, int64_t column, int64_t count) {
-      add_rows<decltype(partial)::value, T>(rows, column, count, load_values<T>(centres + column),
+      add_rows<decltype(partial)::value, T>(rows, column, count, are_few,
+                                            load_values<T>(centres + column),
                                             {sums.first + column, sums.second + column}, terms);
     });
   }

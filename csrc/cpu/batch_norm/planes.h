@@ -222,9 +222,9 @@ class Planes {
                  const GroupSums& sums) const {
     pass_.sum(place, [&](const auto& terms) {
       const int64_t groups = count / kGroup<T>;
-      add_rows<false, T>({0, groups}, 0, kGroup<T>, centre, sums, terms);
+      add_rows<false, T>({0, groups}, 0, kGroup<T>, false, centre, sums, terms);
       if (const int64_t rest = count % kGroup<T>; rest > 0) {
-        add_rows<true, T>({groups, groups + 1}, 0, rest, centre, sums, terms);
+        add_rows<true, T>({groups, groups + 1}, 0, rest, false, centre, sums, terms);
       }
     });
   }
@@ -236,7 +236,7 @@ class Planes {
       for (int64_t plane = 0; plane < planes; plane += kSummedRows) {
         const Range rows{plane, std::min(planes, plane + kSummedRows)};
         for_each_group<T>(0, inner(), [&](auto partial, int64_t at, int64_t count) {
-          add_rows<decltype(partial)::value, T>(rows, at, count, centre, sums, terms);
+          add_rows<decltype(partial)::value, T>(rows, at, count, false, centre, sums, terms);
         });
       }
     });

@@ -111,15 +111,17 @@ inline constexpr int64_t kSummedRows = 16;
 
 // Terms that are added before they are widened, in two chains, so that an addition seldom waits for
 // the one before it. Of floats four, of which more would cost more digits than there are to lose;
-// of narrow types, which fill half a float at most, more. Where there are few terms at all, none.
+// of narrow types, which fill half a float at most, more. Where a channel has few elements at all,
+// none.
 template <typename T>
-inline constexpr int64_t kTermsBeforeWide = std::is_same_v<T, float> ? 4 : kSummedRows;
+inline constexpr int64_t kTermsBeforeWide = std::is_same_v<T, float> ? 4 : 8;
+inline constexpr int64_t kFewElements = 16;
 
 // The terms of the group of each row at `column`, from terms.at(row, column, ...), are added to its
-// sums.
+// sums. `are_few`: of the channel's elements there are fewer than kFewElements.
 template <bool partial, typename T, typename Terms>
-MAKEMORE_EXT_INLINE void add_rows(Range rows, int64_t column, int64_t count, const Group<T>& centre,
-                                  const GroupSums& sums, Terms terms) {
+MAKEMORE_EXT_INLINE void add_rows(Range rows, int64_t column, int64_t count, bool are_few,
+                                  const Group<T>& centre, const GroupSums& sums, Terms terms) {
   using WideVector = Wide<Compute<T>>;
   WideVector first[kGroupVectors<T>], second[kGroupVectors<T>];
   for (int v = 0; v < kGroupVectors<T>; ++v) {
@@ -138,8 +140,7 @@ MAKEMORE_EXT_INLINE void add_rows(Range rows, int64_t column, int64_t count, con
     return terms.template at<partial>(row, column, count, centre);
   };
   int64_t row = rows.begin;
-  const bool are_many = rows.end - rows.begin >= kSummedRows;
-  for (; are_many && row + kTermsBeforeWide<T> <= rows.end; row += kTermsBeforeWide<T>) {
+  for (; !are_few && row + kTermsBeforeWide<T> <= rows.end; row += kTermsBeforeWide<T>) {
     TwoTerms<T> even = term(row), odd = term(row + 1);
     for (int64_t i = 2; i < kTermsBeforeWide<T>; i += 2) {
       even += term(row + i);

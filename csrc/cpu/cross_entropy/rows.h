@@ -92,7 +92,9 @@ class RowWorker {
         keeps_(after_reduce && gradient.data != nullptr && arguments.shape.classes <= kMostKept),
         streams_(streams(arguments, gradient)),
         short_(arguments.shape.classes <= kMostShortClasses<T>),
-        logits_copy_(copy_size(arguments.logits.class_stride) * (short_ ? kLanes<T> : 1)),
+        is_even_(arguments.shape.dimensions == 1),
+        logits_copy_(short_ ? kLanes<T> * arguments.shape.classes
+                            : copy_size(arguments.logits.class_stride)),
         probabilities_copy_(copy_size(arguments.probabilities.class_stride)),
         gradient_copy_(copy_size(gradient.class_stride)),
         kept_(kept_size()),
@@ -157,8 +159,8 @@ class RowWorker {
     return short_ ? classes : (classes + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
   }
   int64_t kept_size() const {
-    const int64_t rows = keeps_ ? rows_per_block() : short_ ? kLanes<T> : 0;
-    return rows * kept_stride() + (short_ ? ShortRows<T>::padding(arguments_.shape.classes) : 0);
+    const int64_t kept = keeps_ ? rows_per_block() * kept_stride() : 0;
+    return kept + (short_ ? ShortRows<T>(arguments_.shape.classes).elements() : 0);
   }
 
   int64_t copy_size(int64_t class_stride) const {
@@ -167,21 +169,23 @@ class RowWorker {
 
   template <typename Element>
   Element* row(const RowView<Element>& view, int64_t i) const {
-    return view.row(arguments_.shape, first_row_ + i);
+    const int64_t index = first_row_ + i;
+    return is_even_ ? view.data + index * view.strides[0] : view.row(arguments_.shape, index);
   }
 
-  // `place`: where a copy goes among those of other rows.
-  const T* contiguous(const RowView<const T>& view, int64_t i, const Scratch<T>& copy,
-                      int64_t place = 0) const {
+  void copy_row(const T* source, int64_t class_stride, T* copied) const {
+    for (int64_t c = 0; c < arguments_.shape.classes; ++c) {
+      copied[c] = source[c * class_stride];
+    }
+  }
+
+  const T* contiguous(const RowView<const T>& view, int64_t i, const Scratch<T>& copy) const {
     const T* source = row(view, i);
     if (view.class_stride == 1) {
       return source;
     }
-    T* const copied = copy.data() + place * arguments_.shape.classes;
-    for (int64_t c = 0; c < arguments_.shape.classes; ++c) {
-      copied[c] = source[c * view.class_stride];
-    }
-    return copied;
+    copy_row(source, view.class_stride, copy.data());
+    return copy.data();
   }
 
   const T* probabilities_row(int64_t i) const {
@@ -189,18 +193,30 @@ class RowWorker {
                              : nullptr;
   }
 
+  // Rows from i on, one after the other, as many as a vector has lanes: those in memory or a copy
+  // of `count` of them, which zeros follow.
+  const T* short_run(int64_t i, int64_t count) const {
+    const RowView<const T>& view = arguments_.logits;
+    const int64_t classes = arguments_.shape.classes;
+    if (count == kLanes<T> && is_even_ && view.strides[0] == classes && view.class_stride == 1) {
+      return row(view, i);
+    }
+    T* const copied = logits_copy_.data();
+    std::fill(copied, copied + kLanes<T> * classes, T{});
+    for (int64_t r = 0; r < count; ++r) {
+      copy_row(row(view, i + r), view.class_stride, copied + r * classes);
+    }
+    return copied;
+  }
+
   // As many rows at a time as a vector has lanes.
   void reduce_short_rows(RowBlock block, BlockState<T>& state) {
     const int64_t classes = arguments_.shape.classes;
     const ShortRows<T> short_rows(classes);
     for (int64_t i = 0; i < block.count; i += kLanes<T>) {
-      const int64_t count = std::min(kLanes<T>, block.count - i);
-      const T* rows[kLanes<T>];
-      for (int64_t r = 0; r < kLanes<T>; ++r) {
-        rows[r] = r < count ? contiguous(arguments_.logits, i + r, logits_copy_, r) : rows[0];
-      }
+      const T* const x = short_run(i, std::min(kLanes<T>, block.count - i));
       C* const terms = kept_.data() + (keeps_ ? i * classes : 0);
-      short_rows.reduce(rows, count, terms, state.max + i, state.sum_exp + i);
+      short_rows.reduce(x, terms, state.max + i, state.sum_exp + i);
     }
     if (keeps_) {
       std::copy(state.max, state.max + block.count, kept_shift_.data());
@@ -331,7 +347,8 @@ class RowWorker {
   RowView<T> gradient_;
   bool keeps_;
   bool streams_;
-  bool short_;  // whether ShortRows does the sums
+  bool short_;    // whether ShortRows does the sums
+  bool is_even_;  // whether all rows are equally far apart
   Scratch<T> logits_copy_;
   Scratch<T> probabilities_copy_;
   Scratch<T> gradient_copy_;

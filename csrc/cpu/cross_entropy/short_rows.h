@@ -23,85 +23,112 @@ class ShortRows {
   using C = Compute<T>;
   static constexpr int64_t kRows = kLanes<T>;  // at a time
 
-  // What `terms` has room for, beside the exponentials themselves.
-  static int64_t padding(int64_t classes) { return kRows * classes + kLanes<T>; }
-
   explicit ShortRows(int64_t classes) : classes_(classes) {}
+
+  // What `terms` takes for kRows rows.
+  int64_t elements() const { return kRows * classes_ + kLanes<T>; }
 
   // A row of the gradient that has no other part: scale exp(x_c - max), from the exponentials.
   void scale_row(const C* terms, C scale, T* dx) const {
     if (classes_ < kLanes<T>) {
       return store_partial(dx, load(terms) * scale, classes_);
     }
-    for_each_vector<false>(terms, [&](int64_t c, Vec<C> term) { store(dx + c, term * scale); });
+    for_each_vector<0>(terms, [&](int64_t c, Vec<C> term) { store(dx + c, term * scale); });
   }
 
-  // max_c x_c of each of the rows to max, sum_c exp(x_c - max) to sum_exp, both [kRows], and the
-  // exponentials themselves to terms, [count, classes]. Of `rows`, those from `count` on are read
-  // like others, and their results are of no use.
-  void reduce(const T* const (&rows)[kRows], int64_t count, C* terms, C* max,
-              double* sum_exp) const {
+  // From kRows rows one after the other: max_c x_c of each to max, sum_c exp(x_c - max) to sum_exp,
+  // both [kRows], and the exponentials themselves to terms, [kRows, classes].
+  void reduce(const T* x, C* terms, C* max, double* sum_exp) const {
+    const C lowest = -std::numeric_limits<C>::infinity();
+    const Vec<C> greatest = maxima<4>(x);
+    store(max, greatest);
+    // As in RowWorker::reduce_row; a vector that ends with the last row looks beyond it.
+    C shift[kRows + 1] = {};
+    store(shift, greatest == lowest ? Vec<C>{} : greatest);
     if (classes_ < kLanes<T>) {
-      subtract_max<true>(rows, count, terms, max);
+      for (int64_t row = 0; row < kRows; ++row) {
+        store(terms + row * classes_, load_row(x + row * classes_) - shift[row]);
+      }
+      exponentials(terms, terms, [](int64_t) { return Vec<C>{}; });
     } else {
-      subtract_max<false>(rows, count, terms, max);
+      // A vector has elements of one row or two.
+      int64_t row = 0, row_end = classes_;
+      exponentials(x, terms, [&](int64_t i) {
+        const auto is_first = lane_numbers<C>() < static_cast<Bits<C>>(row_end - i);
+        const Vec<C> shifts = is_first ? broadcast(shift[row]) : broadcast(shift[row + 1]);
+        if (row_end <= i + kLanes<T>) {
+          row += 1;
+          row_end += classes_;
+        }
+        return shifts;
+      });
     }
-    for (int64_t i = 0; i < count * classes_; i += kLanes<T>) {
-      store(terms + i, exp_nonpositive<C>(load(terms + i)));
-    }
-    sum_rows(terms, count, sum_exp);
+    sum_rows<3>(terms, sum_exp);
   }
 
  private:
-  // Calls body(c, logits) for the vectors of a row. The last one starts early rather than ends
-  // late, and so holds some elements again. `partial`: there is one, and it is not full.
-  template <bool partial, typename Element, typename Body>
+  // A row of fewer elements than a vector has.
+  MAKEMORE_EXT_INLINE Vec<C> load_row(const T* x) const {
+    return load_partial(x, classes_, -std::numeric_limits<C>::infinity());
+  }
+
+  // Calls body(c, elements) for the vectors of a row of which it has `vectors`, or any number where
+  // that is 0. The last one starts early rather than ends late, and so holds some elements again.
+  template <int vectors, typename Element, typename Body>
   MAKEMORE_EXT_INLINE void for_each_vector(const Element* x, const Body& body) const {
-    if constexpr (!partial) {
-      for (int64_t c = 0; c + kLanes<T> < classes_; c += kLanes<T>) {
-        body(c, load(x + c));
+    const int64_t last = classes_ - kLanes<T>;
+    for (int64_t c = 0; vectors == 0 ? c < last : c < (vectors - 1) * kLanes<T>; c += kLanes<T>) {
+      body(c, load(x + c));
+    }
+    body(last, load(x + last));
+  }
+
+  // max_c x_c of each row. `vectors`: of which a row has fewer, or that many, or else 0.
+  template <int vectors>
+  Vec<C> maxima(const T* x) const {
+    if constexpr (vectors > 1) {
+      if ((vectors - 1) * kLanes<T> >= classes_) {
+        return maxima<vectors - 1>(x);
+      }
+      if (vectors * kLanes<T> < classes_) {
+        return maxima<0>(x);
       }
     }
-    const int64_t last = partial ? 0 : classes_ - kLanes<T>;
-    const C lowest = -std::numeric_limits<C>::infinity();
-    body(last, load_lanes<partial>(x + last, classes_, lowest));
+    const auto greatest_of_row = [&](int row) {
+      const T* const of_row = x + row * classes_;
+      if constexpr (vectors == 1) {
+        return load_row(of_row);
+      } else {
+        Vec<C> greatest = broadcast(-std::numeric_limits<C>::infinity());
+        for_each_vector<vectors>(of_row, [&](int64_t, Vec<C> logits) {
+          greatest = cpu::MAKEMORE_EXT_CAPABILITY::max<C>(logits, greatest);
+        });
+        return greatest;
+      }
+    };
+    return across_lanes_of_each<C>(greatest_of_row, cpu::MAKEMORE_EXT_CAPABILITY::max<C>);
   }
 
-  template <bool partial>
-  void subtract_max(const T* const (&rows)[kRows], int64_t count, C* terms, C* max) const {
-    const C lowest = -std::numeric_limits<C>::infinity();
-    const auto greatest_of_row = [&](int row) {
-      Vec<C> greatest = broadcast(lowest);
-      for_each_vector<partial>(rows[row], [&](int64_t, Vec<C> logits) {
-        greatest = cpu::MAKEMORE_EXT_CAPABILITY::max<C>(logits, greatest);
-      });
-      return greatest;
-    };
-    const Vec<C> greatest =
-        across_lanes_of_each<C>(greatest_of_row, cpu::MAKEMORE_EXT_CAPABILITY::max<C>);
-    store(max, greatest);
-    C shift[kRows];
-    store(shift, greatest == lowest ? Vec<C>{} : greatest);  // as in RowWorker::reduce_row
-    // In order: what one row stores too much the next one stores over.
-    for (int64_t row = 0; row < count; ++row) {
-      for_each_vector<partial>(rows[row], [&](int64_t c, Vec<C> logits) {
-        store(terms + row * classes_ + c, logits - shift[row]);
-      });
+  // exp(x - shifts(i)) for the elements of all rows.
+  template <typename Element, typename Shifts>
+  MAKEMORE_EXT_INLINE void exponentials(const Element* x, C* terms, const Shifts& shifts) const {
+    for (int64_t i = 0; i < kRows * classes_; i += kLanes<T>) {
+      store(terms + i, exp_nonpositive<C>(load(x + i) - shifts(i)));
     }
   }
 
-  // `whole`: the full vectors of doubles of a row, or -1.
-  template <int whole = 3>
-  void sum_rows(const C* terms, int64_t count, double* sums) const {
+  // `whole`: of which full vectors of doubles a row has no more, or just as many if that is 0.
+  template <int whole>
+  void sum_rows(const C* terms, double* sums) const {
     constexpr int64_t lanes = kLanes<double>;
     const int64_t whole_vectors = classes_ / lanes;
     if constexpr (whole > 0) {
       if (whole_vectors != whole) {
-        return sum_rows<whole - 1>(terms, count, sums);
+        return sum_rows<whole - 1>(terms, sums);
       }
     }
     const Vec<int64_t> is_term = lane_numbers<double>() < classes_ % lanes;
-    for (int64_t first = 0; first < count; first += lanes) {
+    for (int64_t first = 0; first < kRows; first += lanes) {
       const auto sum_of_row = [&](int row) {
         const C* of_row = terms + (first + row) * classes_;
         const int64_t vectors = whole == 0 ? whole_vectors : whole;
