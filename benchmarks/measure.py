@@ -68,6 +68,11 @@ def write(name: str, what: dict[str, Any], device: str = "cpu") -> None:
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
+def load(name: str) -> dict[str, Any]:
+    """A result file."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
 def print_rows(title: str, rows: list[dict[str, Any]]) -> None:
     """A table with a column for each key of the rows."""
     table = Table(title=title)

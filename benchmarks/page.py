@@ -9,10 +9,11 @@ they stand between two comments.
 from pathlib import Path
 from typing import Any
 
+import measure
 import sections
 import small_sizes
-from prose import beside, duration, table, where, wrapped
-from sections import NOTEBOOK, load, step_seconds
+from sections.prose import beside, duration, table, where, wrapped
+from sections.training import NOTEBOOK, step_seconds
 from training_step import sizes
 
 PAGE = Path(__file__).with_name("README.md")
@@ -62,8 +63,9 @@ def small_ratio(record: dict[str, Any], operation: str, call: str, *shape: int) 
 
 def readme_figures() -> str:
     """The figures of README.md."""
-    case = load("training_step")["cases"][NOTEBOOK]
-    losses, norms, small = load("cross_entropy"), load("batch_norm"), load("small_sizes")
+    case = measure.load("training_step")["cases"][NOTEBOOK]
+    losses, norms = measure.load("cross_entropy"), measure.load("batch_norm")
+    small = measure.load("small_sizes")
     step = step_seconds(case)
     loss, norm = seconds_of(losses, 1024, 50257), seconds_of(norms, 32, 64, 56, 56)
     small_loss = small_ratio(small, "cross entropy", "mean, smoothing 0", 32, 27)

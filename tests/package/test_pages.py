@@ -73,8 +73,8 @@ def test_the_figures_of_the_readme_are_those_of_the_result_files(page):
 
 def test_every_result_file_is_on_the_page(page, monkeypatch):
     asked = []
-    load = page.load
-    monkeypatch.setattr(page.sections, "load", lambda name: asked.append(name) or load(name))
+    load = page.measure.load
+    monkeypatch.setattr(page.measure, "load", lambda name: asked.append(name) or load(name))
     page.page()
     results = (ROOT / "benchmarks" / "results").glob("*.json")
     assert sorted(set(asked)) == sorted(path.stem for path in results)

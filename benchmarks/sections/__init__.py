@@ -1,0 +1,17 @@
+"""The sections of benchmarks/README.md: what each result file says, in tables and sentences."""
+
+from sections.cuda import of_cuda
+from sections.kernels import of_kernels
+from sections.operations import of_batch_norm, of_cross_entropy
+from sections.small_sizes import of_small_sizes
+from sections.training import of_backends, of_training_step
+
+__all__ = [
+    "of_backends",
+    "of_batch_norm",
+    "of_cross_entropy",
+    "of_cuda",
+    "of_kernels",
+    "of_small_sizes",
+    "of_training_step",
+]
