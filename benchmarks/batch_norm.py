@@ -7,14 +7,20 @@ float32, and gives the gradients of all three, from an upstream gradient that is
 model is the least that must move where a channel fits the cache: forward reads the input and
 writes the output, backward reads the input and the upstream gradient and writes that of the input,
 5 passes over the tensor; a fused activation reads the output as well, 6 passes. The warm copy
-moves 2. "floor" makes those 5 passes and nothing else, a clone of the input and a sum of input and
-gradient, into memory as fresh as that of the results; "hollow" is an autograd Function without a
-kernel, the floor of tiny sizes.
+moves 2. "floor" makes those 5 passes and nothing else, a copy of the input and a sum of input and
+gradient, into memory that is used again; "hollow" is an autograd Function without a kernel, the
+floor of tiny sizes.
+
+On the CPU large inputs are then measured once more, in a process that has jemalloc for malloc
+(jemalloc.py).
 """
 
 import argparse
+import math
+import sys
 from typing import Any
 
+import jemalloc
 import measure
 import torch
 from torch import Tensor
@@ -37,7 +43,7 @@ def contenders(input: Tensor) -> dict[str, Any]:
     """What takes turns, each a call without arguments."""
     channels = input.shape[1]
     device = input.device
-    scratch = torch.empty_like(input)
+    scratch, other = torch.empty_like(input), torch.empty_like(input)
     values, input = input, input.detach().requires_grad_()
     grad_output = torch.randn_like(input, requires_grad=False)
     weight, bias = (torch.ones(channels, device=device, requires_grad=True) for _ in range(2))
@@ -53,7 +59,7 @@ def contenders(input: Tensor) -> dict[str, Any]:
     hollow = measure.hollow(scratch, scratch, weight.detach(), bias.detach())
     return {
         "copy": lambda: scratch.copy_(values),
-        "floor": lambda: (values.clone(), torch.add(values, grad_output)),
+        "floor": lambda: (scratch.copy_(values), torch.add(values, grad_output, out=other)),
         "hollow": lambda: torch.autograd.grad(hollow(*leaves), leaves, grad_output),
         "eager": lambda: step(F.batch_norm),
         "compile": lambda: step(compiled),
@@ -97,7 +103,7 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
         "ours µs": seconds["ours"] * 1e6,
         "best peer / ours": best / seconds["ours"],
         "best peer / floor": best / seconds["floor"],
-        "ours / copy": seconds["ours"] / seconds["copy"],
+        "ours / floor": seconds["ours"] / seconds["floor"],
         "ours GB/s": 5 * size / seconds["ours"] / 1e9,
         "tanh: best peer / ours": best_tanh / seconds["ours tanh"],
         "ours tanh / copy": seconds["ours tanh"] / seconds["copy"],
@@ -111,21 +117,29 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="3 rounds, no result file")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(jemalloc.OPTION, action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     formats = {2: [torch.contiguous_format], 3: [torch.contiguous_format]}
+    least_bytes = jemalloc.LARGE if arguments.under_jemalloc else 0
     results = [
         bench(shape, dtype, memory_format, 3 if arguments.quick else 21, arguments.device)
         for dtype in DTYPES
         for shape in SHAPES
+        if math.prod(shape) * DTYPES[dtype].itemsize >= least_bytes
         for memory_format in formats.get(len(shape), [torch.contiguous_format, torch.channels_last])
     ]
-    measure.print_rows(
-        f"batch norm, forward and backward, on {arguments.device}, {arguments.threads} threads",
-        [summary(result) for result in results],
-    )
+    if arguments.under_jemalloc:
+        jemalloc.answer(results)
+        return
+    title = f"batch norm, forward and backward, on {arguments.device}, {arguments.threads} threads"
+    measure.print_rows(title, [summary(result) for result in results])
+    again = jemalloc.rerun(__file__, sys.argv[1:]) if arguments.device == "cpu" else None
+    if again:
+        rows = [summary(result) for result in again["results"]]
+        measure.print_rows(f"{title}, under jemalloc", rows)
     if not arguments.quick:
-        what = {"threads": arguments.threads, "results": results}
+        what = {"threads": arguments.threads, "results": results, "under_jemalloc": again}
         measure.write("batch_norm", what, arguments.device)
 
 

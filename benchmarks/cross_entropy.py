@@ -7,17 +7,23 @@ the least that must move: the logits read once and the gradient written once, 2 
 is what the warm copy moves. In place the gradient cannot be formed before backward, so that the
 logits are read twice: 3 N C elements.
 
-Three contenders show where the floor lies: "clone", the same bytes into memory that is as fresh as
-that of the gradient; "loss alone", one read and all the exponentials, without a gradient; "hollow",
-an autograd Function without a kernel, for tiny sizes. On a CUDA device Liger and quack take part
-where they are installed, on logits [N, C].
+The copy, into memory that is used again, is the floor. Three contenders stand beside it: "clone",
+the same bytes into memory that torch allocates; "loss alone", one read and all the exponentials,
+without a gradient; "hollow", an autograd Function without a kernel, for tiny sizes. On a CUDA
+device Liger and quack take part where they are installed, on logits [N, C].
+
+On the CPU large logits are then measured once more, in a process that has jemalloc for malloc
+(jemalloc.py).
 """
 
 import argparse
+import math
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
+import jemalloc
 import measure
 import torch
 from torch import Tensor
@@ -93,9 +99,10 @@ def bench(shape: tuple[int, ...], name: str, rounds: int, device: str) -> dict[s
     target = torch.randint(0, shape[1], (shape[0], *shape[2:]), generator=generator).to(device)
     functions = contenders(logits, target)
     seconds = interleaved(functions, rounds, device)
-    memory = {
-        key: measure.peak_memory(functions[key], device) for key in ("eager", "fresh", "in place")
-    }
+    memory = {}
+    for key in ("eager", "fresh", "in place"):
+        mx.empty_cache()  # what is idle there was in use before
+        memory[key] = measure.peak_memory(functions[key], device)
     return {
         "shape": list(shape),
         "dtype": name,
@@ -127,7 +134,8 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
         "in place ms": seconds["in place"] * 1e3,
         **{f"{name} ms": seconds[name] * 1e3 for name in ("liger", "quack") if name in seconds},
         "best peer / fresh": best_peer / seconds["fresh"],
-        "best peer / clone": best_peer / seconds["clone"],
+        "best peer / copy": best_peer / seconds["copy"],
+        "fresh / copy": seconds["fresh"] / seconds["copy"],
         "eager / in place": seconds["eager"] / seconds["in place"],
         "in place / copy": seconds["in place"] / seconds["copy"],
         "fresh GB/s": 2 * size / seconds["fresh"] / 1e9,
@@ -144,20 +152,28 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="3 rounds, no result file")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(jemalloc.OPTION, action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    least_bytes = jemalloc.LARGE if arguments.under_jemalloc else 0
     results = [
         bench(shape, dtype, rounds=3 if arguments.quick else 11, device=arguments.device)
         for dtype in DTYPES
         for shape in SHAPES
+        if math.prod(shape) * DTYPES[dtype].itemsize >= least_bytes
     ]
-    measure.print_rows(
-        f"cross entropy on {arguments.device}, {arguments.threads} threads; "
-        "memory in sizes of the logits",
-        [summary(result) for result in results],
-    )
+    if arguments.under_jemalloc:
+        jemalloc.answer(results)
+        return
+    title = f"cross entropy on {arguments.device}, {arguments.threads} threads"
+    memory = "memory in sizes of the logits"
+    measure.print_rows(f"{title}; {memory}", [summary(result) for result in results])
+    again = jemalloc.rerun(__file__, sys.argv[1:]) if arguments.device == "cpu" else None
+    if again:
+        rows = [summary(result) for result in again["results"]]
+        measure.print_rows(f"{title}, under jemalloc; {memory}", rows)
     if not arguments.quick:
-        what = {"threads": arguments.threads, "results": results}
+        what = {"threads": arguments.threads, "results": results, "under_jemalloc": again}
         measure.write("cross_entropy", what, arguments.device)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import batch_norm
 import cross_entropy
+import jemalloc
 import measure
 
 from sections.prose import span, table, where
@@ -12,16 +13,15 @@ from sections.prose import span, table, where
 LARGE_LOGITS, LARGE_INPUT = 16_000_000, 2_000_000  # bytes: of the tensors whose floor counts
 
 
-def torch_leads(rows: list[dict[str, Any]], ratio: str) -> str:
-    """Where the ratio is below 1."""
+def torch_leads(rows: list[dict[str, Any]], ratio: str, *, under: str = "") -> str:
+    """Where the ratio is below 1, under another malloc if one is named."""
+    torch_is = f"Under {under} torch's own functions are" if under else "Torch's own functions are"
     behind = [row for row in rows if row[ratio] < 1]
     if not behind:
-        return "Torch's own functions are nowhere faster."
+        return f"{torch_is} nowhere faster."
     tensors = ", ".join(f"{next(iter(row.values()))} in {row['dtype']}" for row in behind)
     lead = span(1 / row[ratio] for row in behind)
-    return (
-        f"Torch's own functions are {lead} times as fast as ours for {tensors}, and nowhere else."
-    )
+    return f"{torch_is} {lead} times as fast as ours for {tensors}, and nowhere else."
 
 
 def measured(
@@ -32,19 +32,66 @@ def measured(
     return [{**row, tensor: row[tensor].replace("x", "×")} for row in rows]
 
 
+def under_jemalloc(
+    record: dict[str, Any],
+    summary: Callable[[dict[str, Any]], dict[str, Any]],
+    tensor: str,
+    columns: tuple[str, ...],
+    ratio: str,
+) -> str:
+    """Large float32 tensors where torch keeps its memory too; nothing without that run."""
+    again = record["under_jemalloc"]
+    if again is None:
+        return ""
+    rows = measured(again["results"], summary, tensor)
+    keys = [name for name in (tensor, "memory", "dtype") if name in rows[0]]
+
+    def key(row: dict[str, Any]) -> tuple[str, ...]:
+        return tuple(row[name] for name in keys)
+
+    with_glibc = {key(row): row[ratio] for row in measured(record["results"], summary, tensor)}
+    shown = table(
+        [
+            {name: row[name] for name in (*keys, *columns)}
+            | {f"{ratio}, with glibc": with_glibc[key(row)]}
+            for row in rows
+            if row["dtype"] == "float32"
+        ]
+    )
+    return f"""
+Under jemalloc {again["jemalloc"]}, in float32:
+
+{shown}
+
+"{ratio}" is {span(with_glibc[key(row)] for row in rows)} with glibc's malloc for these tensors and
+those in bfloat16, {span(row[ratio] for row in rows)} with jemalloc.
+{torch_leads(rows, ratio, under="jemalloc")}
+"""
+
+
 def of_cross_entropy() -> str:
     """Cross entropy beside torch's."""
     record = measure.load("cross_entropy")
     rows = measured(record["results"], cross_entropy.summary, "logits")
     columns = (
         *("logits", "dtype", "copy ms", "clone ms", "loss ms", "hollow ms", "eager ms"),
-        *("compile ms", "fresh ms", "in place ms", "best peer / fresh", "best peer / clone"),
-        *("eager / in place", "in place / copy"),
+        *("compile ms", "fresh ms", "in place ms", "best peer / fresh", "best peer / copy"),
+        *("fresh / copy", "eager / in place", "in place / copy"),
         *("memory eager", "memory fresh", "memory in place"),
     )
     shown = table([{name: row[name] for name in columns} for row in rows])
+    kept = under_jemalloc(
+        record,
+        cross_entropy.summary,
+        "logits",
+        (
+            *("copy ms", "clone ms", "eager ms", "compile ms", "fresh ms", "in place ms"),
+            *("best peer / fresh", "eager / in place", "best peer / copy", "fresh / copy"),
+        ),
+        "best peer / fresh",
+    )
     floor = span(
-        row["best peer / clone"]
+        row["best peer / copy"]
         for row in rows
         if row["dtype"] == "float32"
         and row["logits"].count("×") == 1
@@ -57,21 +104,27 @@ Forward and backward. By `python benchmarks/cross_entropy.py`, in
 [cross_entropy.json](results/cross_entropy.json). {where(record)}.
 
 "Fresh" allocates the gradient, "in place" takes the memory of the logits. The copy is one of warm
-logits into warm memory, the clone one into fresh memory, as the gradient's is; "loss" forms no
-gradient; "hollow" is an autograd Function without a kernel. The best peer is the faster of eager
-torch and torch.compile. Memory is what the step adds at its peak, in sizes of the logits, where
-those are large enough to tell.
+logits into warm memory, the clone one into memory that torch allocates; "loss" forms no gradient;
+"hollow" is an autograd Function without a kernel. The best peer is the faster of eager torch and
+torch.compile. Memory is what the step adds at its peak, in sizes of the logits, where those are
+large enough to tell.
 
 {shown}
 
-Where the floor lies: a clone moves the bytes of the logits and the gradient and does nothing else,
-and is {floor} times as fast as the best peer for float32 logits [N, C] of
-{LARGE_LOGITS // 10**6} MB and more. What is left between fresh and clone are the exponentials, one
+Where the floor lies: the copy moves the bytes of the logits and the gradient and does nothing
+else, and is {floor} times as fast as the best peer for float32 logits [N, C] of
+{LARGE_LOGITS // 10**6} MB and more. What is left between fresh and copy are the exponentials, one
 for each logit, the more so in bfloat16, where fewer bytes move; in place they are formed twice,
 once in either direction. In images the classes are far apart, a page each.
 
 {torch_leads(rows, "best peer / fresh")}
-"""
+
+How much of that is memory: torch allocates by malloc, and glibc's gives large blocks back, so that
+pages are mapped and cleared anew on every step; results of this package from 1 MiB on take a
+[cache](../docs/usage.md#memory). Large tensors are measured once more, torch and ours, in a process
+whose malloc is jemalloc with `MALLOC_CONF={jemalloc.MALLOC_CONF}`, which keeps every page, of torch
+as well. Where it is missing, the table is left out.
+{kept}"""
 
 
 def of_batch_norm() -> str:
@@ -80,10 +133,20 @@ def of_batch_norm() -> str:
     rows = measured(record["results"], batch_norm.summary, "input")
     columns = (
         *("input", "memory", "dtype", "copy µs", "floor µs", "hollow µs", "eager µs"),
-        *("compile µs", "ours µs", "best peer / ours", "best peer / floor", "ours / copy"),
+        *("compile µs", "ours µs", "best peer / ours", "best peer / floor", "ours / floor"),
         "tanh: best peer / ours",
     )
     shown = table([{name: row[name] for name in columns} for row in rows])
+    kept = under_jemalloc(
+        record,
+        batch_norm.summary,
+        "input",
+        (
+            *("copy µs", "floor µs", "eager µs", "compile µs", "ours µs", "best peer / ours"),
+            *("best peer / floor", "ours / floor", "tanh: best peer / ours"),
+        ),
+        "best peer / ours",
+    )
     floor = span(
         row["best peer / floor"]
         for row in rows
@@ -96,7 +159,7 @@ Forward and backward in training. By `python benchmarks/batch_norm.py`, in
 [batch_norm.json](results/batch_norm.json). {where(record)}.
 
 The floor makes the five passes over the tensor that forward and backward cannot do without, as a
-clone and a sum, into memory as fresh as that of the results; copy, "hollow" and best peer are as
+copy and a sum, into memory that is used again; copy, "hollow", best peer and jemalloc are as
 above. The last column is with a fused tanh, against torch's batch norm and tanh.
 
 {shown}
@@ -107,4 +170,4 @@ floor is a second read of the input in either direction where a channel does not
 in bfloat16 the conversions and the sums.
 
 {torch_leads(rows, "best peer / ours")}
-"""
+{kept}"""
