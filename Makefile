@@ -103,6 +103,7 @@ benchmark: build
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/cross_entropy.py
 	$(BIN)/python benchmarks/batch_norm.py
+	$(BIN)/python benchmarks/models.py
 	$(BIN)/python benchmarks/small_sizes.py
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/cuda_model.py

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import measure
+import models
 import sections
 import small_sizes
 from sections.prose import beside, duration, table, where, wrapped
@@ -39,6 +40,7 @@ take turns; the machine has neighbours, so only the ratios within a row stand.
         sections.of_backends(),
         sections.of_cross_entropy(),
         sections.of_batch_norm(),
+        sections.of_models(),
         sections.of_small_sizes(),
         sections.of_kernels(),
         sections.of_cuda(),
@@ -66,6 +68,22 @@ this cross entropy {beside(loss_ratio)} as the faster of its peers, this batch n
 """
 
 
+def of_models(record: dict[str, Any]) -> str:
+    """How much faster whole models are, with the most threads."""
+    threads = max(result["threads"] for result in record["results"])
+    said = []
+    for result in record["results"]:
+        if result["threads"] == threads:
+            eager, compiled = (
+                beside(models.ratio(result, how)) for how in (models.EAGER, models.COMPILED)
+            )
+            said.append(f"{result['model']} {eager} eager, {compiled} compiled")
+    return f"""\
+A step of whole models after `mx.convert`, {threads} threads: {"; ".join(said)}, by
+`benchmarks/models.py`.
+"""
+
+
 def small_ratio(record: dict[str, Any], operation: str, call: str, *shape: int) -> float:
     """How many times as fast as torch's a call in float32 is, forward and backward."""
     return next(
@@ -81,7 +99,7 @@ def readme_figures() -> str:
     """The figures of README.md."""
     case = measure.load("training_step")["cases"][NOTEBOOK]
     losses, norms = measure.load("cross_entropy"), measure.load("batch_norm")
-    small = measure.load("small_sizes")
+    small, whole = measure.load("small_sizes"), measure.load("models")
     step = step_seconds(case)
     loss, norm = seconds_of(losses, *LOGITS), seconds_of(norms, *IMAGES)
     small_loss = small_ratio(small, "cross entropy", "mean, smoothing 0", 32, 27)
@@ -112,11 +130,11 @@ def readme_figures() -> str:
     return f"""\
 {table(rows)}
 
-{under_jemalloc(losses, norms)}Small tensors, beside eager torch: cross entropy
+{under_jemalloc(losses, norms)}{of_models(whole)}Small tensors, beside eager torch: cross entropy
 of 32×27 {beside(small_loss)}, batch norm of 32×64 {beside(small_norm)}, forward and backward, by
 `benchmarks/small_sizes.py`.
 
-The step: {where(case)}. The others: {where(losses, norms)}. Small tensors: {where(small)}.
+The step: {where(case)}. The others: {where(losses, norms, whole)}. Small tensors: {where(small)}.
 [All tables](benchmarks/README.md), other sizes and bfloat16 too.
 """
 

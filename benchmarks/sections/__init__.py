@@ -2,6 +2,7 @@
 
 from sections.cuda import of_cuda
 from sections.kernels import of_kernels
+from sections.models import of_models
 from sections.operations import of_batch_norm, of_cross_entropy
 from sections.small_sizes import of_small_sizes
 from sections.training import of_backends, of_training_step
@@ -12,6 +13,7 @@ __all__ = [
     "of_cross_entropy",
     "of_cuda",
     "of_kernels",
+    "of_models",
     "of_small_sizes",
     "of_training_step",
 ]
