@@ -3,11 +3,12 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from makemore_ext._native import autograd
 from makemore_ext.ops.batch_norm.checks import check_keywords
 from makemore_ext.ops.batch_norm.functional import dispatch
+from makemore_ext.ops.tracing import as_node
 
 
 class _BatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -41,7 +42,15 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
         return extra if self.activation is None else f"{extra}, activation={self.activation!r}"
 
     def forward(self, input: Tensor) -> Tensor:
-        if isinstance(input, Tensor):  # and not what torch.fx traces with
+        return self.forward_with(input, self.activation)
+
+    def forward_with(self, input: Tensor, activation: str | None) -> Tensor:
+        """The forward pass, with another activation than the layer's own."""
+        if not isinstance(input, Tensor):
+            node: Any = as_node(self, input)
+            if node is not None:
+                return node
+        if isinstance(input, (Tensor, fx.Proxy)):
             self._check_input_dim(input)
         running_mean, running_var = self.running_mean, self.running_var
         training = self.training or (running_mean is None and running_var is None)
@@ -63,7 +72,7 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
             momentum,
             self.eps,
             self.correction,
-            self.activation,
+            activation,
             counted,
         )
         if autograd is not None and not torch.compiler.is_compiling():

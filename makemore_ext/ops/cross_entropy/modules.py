@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from makemore_ext.ops.cross_entropy.functional import cross_entropy
+from makemore_ext.ops.tracing import as_node
 
 
 class CrossEntropyLoss(nn.CrossEntropyLoss):
@@ -40,6 +41,10 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
         return ", ".join(f"{name}={value}" for name, value in ours.items() if value)
 
     def forward(self, input: Tensor, target: Tensor) -> Any:
+        if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
+            node = as_node(self, input, target)
+            if node is not None:
+                return node
         return cross_entropy(
             input,
             target,

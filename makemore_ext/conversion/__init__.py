@@ -1,0 +1,13 @@
+"""A model of torch's on this package's kernels, and back.
+
+- `report.py`: what `convert` found, did and left;
+- `layers.py`: one layer, which becomes another class;
+- `sequential.py`: an nn.Sequential whose batch norms apply the activation that follows them;
+- `swapping.py`: `convert` and `revert`, over the layers of a model;
+- `calls.py`: which code of a model calls torch's functions, which `convert` cannot reach.
+"""
+
+from makemore_ext.conversion.report import ConversionReport
+from makemore_ext.conversion.swapping import convert, revert
+
+__all__ = ["ConversionReport", "convert", "revert"]
