@@ -4,9 +4,11 @@
 - `layers.py`: one layer, which becomes another class;
 - `sequential.py`: an nn.Sequential whose batch norms apply the activation that follows them;
 - `swapping.py`: `convert` and `revert`, over the layers of a model;
-- `calls.py`: which code of a model calls torch's functions, which `convert` cannot reach.
+- `calls.py`: which code of a model calls torch's functions, which `convert` cannot reach;
+- `torch_passes.py`: torch's functions that make other layers of ours.
 """
 
+from makemore_ext.conversion import torch_passes  # noqa: F401  they ask before they lose something
 from makemore_ext.conversion.report import ConversionReport
 from makemore_ext.conversion.swapping import convert, revert
 

@@ -121,6 +121,11 @@ def _forward(
     if update_apart:
         arguments = (input, weight, bias, None, None)
     if autograd is None:
+        if update and not compiling and torch._C._get_tracing_state() is not None:
+            raise RuntimeError(  # a trace holds both the Function and what it calls
+                "batch_norm in training has no torch.jit.trace on the autograd of Python: native "
+                "autograd, which is built for one version of torch, has"
+            )
         output, statistics = apply(*arguments, options)
     elif update and not update_apart:
         output, statistics = operators.batch_norm_forward_and_update.default(
@@ -146,4 +151,15 @@ def _update(
     # One value is the operator's to refuse, when what is compiled runs.
     unbiased = variance * ((count - options.correction) / torch.sym_max(count - 1, 1))
     for running, new in ((running_mean, mean), (running_var, unbiased)):
-        running.copy_((1 - momentum) * running.double() + momentum * new)
+        updated = (1 - momentum) * running.double() + momentum * new
+        running.copy_(_as_functional_as(running, updated))
+
+
+def _as_functional_as(running: Tensor, updated: Tensor) -> Tensor:
+    """`updated` without functionalize's wrapper, where functionalize was not given `running`."""
+    if torch.compiler.is_compiling() or not torch._is_functional_tensor(updated):
+        return updated
+    if torch._is_functional_tensor(running):
+        return updated
+    torch._sync(updated)  # type: ignore[attr-defined]
+    return torch._from_functional_tensor(updated)

@@ -79,6 +79,11 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
             output = autograd.batch_norm(*arguments)
             if output is not NotImplemented:
                 return output
+        if isinstance(input, Tensor) and input.is_quantized:
+            raise NotImplementedError(
+                f"input must not be quantized, got {input.dtype}: makemore_ext.revert() makes this "
+                "layer torch's, which can be quantized"
+            )
         return dispatch(*arguments)
 
 
