@@ -13,7 +13,7 @@ from makemore_ext._native import autograd_kind as _autograd_kind
 from makemore_ext._native import cpu_capability as _cpu_capability
 from makemore_ext._native import cuda_architectures as _cuda_architectures
 from makemore_ext._native import torch_version as _torch_version
-from makemore_ext.conversion import ConversionReport, convert, revert
+from makemore_ext.conversion import ConversionReport, convert, patch, revert, unpatch
 from makemore_ext.fused_mlp import FusedMLP
 from makemore_ext.memory import CacheInfo, cache_info, empty_cache, set_cache_limit
 from makemore_ext.ops.batch_norm import (
@@ -50,9 +50,11 @@ __all__ = [
     "embedding",
     "empty_cache",
     "makemore",
+    "patch",
     "reference",
     "revert",
     "set_cache_limit",
+    "unpatch",
 ]
 
 

@@ -1,4 +1,4 @@
-"""The operations' tests once more, on the autograd Functions that serve where none is native."""
+"""Tests once more, on the autograd Functions that serve where no autograd is native."""
 
 import os
 import subprocess
@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from transform_cases import IS_NATIVE
 
-FOLDERS = ("batch_norm", "cross_entropy", "embedding")
+OPERATIONS = ("batch_norm", "cross_entropy", "embedding")
+FOLDERS = (*(f"tests/ops/{name}" for name in OPERATIONS), "tests/conversion")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -18,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_on_the_autograd_of_python(folder):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/ops/{folder}"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", folder],
         env={**environment, "MAKEMORE_EXT_AUTOGRAD": "python"},
         cwd=ROOT,
         capture_output=True,
@@ -30,4 +31,4 @@ def test_on_the_autograd_of_python(folder):
 
 def test_every_operation_is_run():
     tested = {path.parent.name for path in Path(__file__).parent.glob("*/test_*.py")}
-    assert tested == set(FOLDERS)
+    assert tested == set(OPERATIONS)

@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn.functional import batch_norm as torch_batch_norm
 
 from makemore_ext.ops.batch_norm.options import ACTIVATIONS
 from makemore_ext.ops.tensors import FLOATING, check_device, describe
@@ -21,8 +21,8 @@ def check(
     activation: str | None,
 ) -> None:
     """Raises unless the arguments of `batch_norm` are such as its docstring says."""
-    if not _is_valid(input, running_mean, running_var, weight, bias, training, momentum, eps):
-        F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    if not is_valid(input, running_mean, running_var, weight, bias, training, momentum, eps):
+        torch_batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
         raise NotImplementedError(
             "input, weight, bias and running statistics must be dense tensors on one device, "
             f"input of 2 dimensions or more, got {describe(input)}, {describe(weight)}, "
@@ -40,7 +40,7 @@ def check_keywords(correction: int, activation: str | None) -> None:
         raise ValueError(f"activation must be None, 'tanh' or 'relu', got {activation!r}")
 
 
-def _is_valid(
+def is_valid(
     input: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
@@ -50,6 +50,7 @@ def _is_valid(
     momentum: float,
     eps: float,
 ) -> bool:
+    """Whether torch's arguments are such as the kernels take, on a device that has them or not."""
     if not isinstance(input, Tensor) or input.dtype not in FLOATING or input.dim() < 2:
         return False
     if input.layout != torch.strided:

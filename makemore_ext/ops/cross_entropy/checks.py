@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy as torch_cross_entropy
 
 from makemore_ext.ops.cross_entropy.options import REDUCTIONS, class_dim
 from makemore_ext.ops.tensors import FLOATING, check_device, describe, overlaps_itself
@@ -20,8 +20,8 @@ def check(
     lse_square_scale: float,
 ) -> None:
     """Raises unless the arguments of `cross_entropy` are such as its docstring says."""
-    if not _is_valid(input, target, weight, ignore_index, reduction, label_smoothing):
-        F.cross_entropy(
+    if not is_valid(input, target, weight, ignore_index, reduction, label_smoothing):
+        torch_cross_entropy(
             input,
             target,
             weight,
@@ -39,7 +39,7 @@ def check(
         raise TypeError(f"lse_square_scale must be a number, got {lse_square_scale!r}")
 
 
-def _is_valid(
+def is_valid(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None,
@@ -47,6 +47,7 @@ def _is_valid(
     reduction: str,
     label_smoothing: float,
 ) -> bool:
+    """Whether torch's arguments are such as the kernels take, on a device that has them or not."""
     if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
         return False
     dtype, device, shape, target_dtype = input.dtype, input.device, input.shape, target.dtype

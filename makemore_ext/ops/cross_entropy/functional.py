@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy as torch_cross_entropy
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from makemore_ext._native import autograd, operators
@@ -107,7 +107,7 @@ def cross_entropy(
         REDUCTIONS[reduction], int(ignore_index), float(label_smoothing), float(lse_square_scale)
     )
     if input.shape[class_dim(input)] == 0:  # torch's corner cases
-        loss = F.cross_entropy(
+        loss = torch_cross_entropy(
             input,
             target,
             weight,
