@@ -60,6 +60,7 @@ def check_indices(name: str, indices: Tensor, size: int, ignore_index: int | Non
 
     Copies the answer to the host, which waits for the device.
     """
+    indices = indices.long()  # in which no number wraps around
     outside = (indices < 0) | (indices >= size)
     if ignore_index is not None:
         outside &= indices != ignore_index

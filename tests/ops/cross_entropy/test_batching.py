@@ -1,5 +1,7 @@
 """torch.func.vmap over each tensor, and jvp, of every shape and option; narrow dtypes."""
 
+from functools import partial
+
 import pytest
 import torch
 from cross_entropy_cases import float64_target, indices, logits
@@ -124,6 +126,34 @@ def test_jvp(options, shape, kind):
         for f in (mx.cross_entropy, F.cross_entropy)
     )
     torch.testing.assert_close(actual, expected)
+
+
+def create_graph(function, inputs, targets):
+    """The gradient of a gradient."""
+    input = inputs[0].requires_grad_()
+    (gradient,) = torch.autograd.grad(function(input, targets[0]), input, create_graph=True)
+    return torch.autograd.grad(gradient.square().sum(), input)
+
+
+UINT8 = {
+    "call": lambda f, x, t: f(x[0], t[0]),
+    "vmap": lambda f, x, t: torch.func.vmap(f)(x, t),
+    "vmap of grad": lambda f, x, t: torch.func.vmap(torch.func.grad(f))(x, t),
+    "jvp": lambda f, x, t: torch.func.jvp(lambda y: f(y, t[0]), (x[0],), (x[1],)),
+    "create_graph": create_graph,
+}
+
+
+@pytest.mark.parametrize("transform", UINT8.values(), ids=UINT8)
+@pytest.mark.parametrize("weight", [None, torch.linspace(0.5, 1.5, 200, dtype=torch.float64)])
+def test_uint8_holds_classes_that_are_none_to_ignore(weight, transform):
+    # Torch's own vmap takes int64 alone. 156 is the default ignore_index, -100, as a uint8.
+    targets = torch.tensor([[156, 3, 156, 199], [0, 156, 7, 156]], dtype=torch.uint8)
+    results = [
+        transform(partial(f, weight=weight), logits((2, 4, 200), torch.float64), t)
+        for f, t in ((mx.cross_entropy, targets), (F.cross_entropy, targets.long()))
+    ]
+    torch.testing.assert_close(*results)
 
 
 def test_vmap_over_narrow_types():

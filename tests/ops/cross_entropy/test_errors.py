@@ -6,6 +6,7 @@ from cross_entropy_cases import indices, logits, probabilities
 from torch.nn import functional as F
 
 import makemore_ext as mx
+from makemore_ext.ops.tensors import check_indices
 
 LOGITS, TARGET = logits((4, 3), torch.float32), indices((4, 3))
 IMAGE, PIXELS = logits((2, 3, 4, 5), torch.float32), indices((2, 3, 4, 5))
@@ -91,3 +92,13 @@ def test_errors_of_our_own(arguments, kind, message):
     with pytest.raises(kind, match=message) as caught:
         mx.cross_entropy(**{"input": LOGITS, "target": TARGET, **arguments})
     assert "\n" not in str(caught.value)
+
+
+def test_the_look_at_indices_takes_no_class_for_one_to_ignore():
+    # Of a CUDA device, where MAKEMORE_EXT_CHECK=1 asks for it. 156 is -100 as a uint8.
+    target = torch.tensor([3, 156], dtype=torch.uint8)
+    check_indices("target", target, 200, -100)
+    with pytest.raises(
+        IndexError, match=r"target must hold indices in \[0, 100\), got 156 in row 1"
+    ):
+        check_indices("target", target, 100, -100)
