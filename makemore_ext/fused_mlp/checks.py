@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from makemore_ext._arguments import as_number
 from makemore_ext._parameters import Sizes
 from makemore_ext.reference import Parameters
 
@@ -102,17 +104,30 @@ def _check_indices(name: str, indices: Tensor, V: int) -> None:
 
 
 def checked_rates(lr: float | Schedule, steps: int) -> Tensor:
-    """The learning rate of every step, float64 [steps]."""
+    """The learning rate of every step, float64 [steps].
+
+    Raises:
+        TypeError: one is no number.
+        ValueError: one is not finite, or negative.
+    """
     if callable(lr):
-        rates = torch.tensor([lr(step) for step in range(steps)], dtype=torch.float64, device="cpu")
+        values = [_checked_rate(lr(step), f" at step {step}") for step in range(steps)]
+        rates = torch.tensor(values, dtype=torch.float64, device="cpu")
     else:
-        rates = torch.full((steps,), lr, dtype=torch.float64, device="cpu")
+        rates = torch.full((steps,), _checked_rate(lr), dtype=torch.float64, device="cpu")
     wrong = ~((rates >= 0) & rates.isfinite())
     if wrong.any():
         step = int(wrong.nonzero()[0])
         got = f"{rates[step]:g} at step {step}" if callable(lr) else lr
         raise ValueError(f"lr must be finite and at least 0, got {got}")
     return rates
+
+
+def _checked_rate(lr: Any, where: str = "") -> float:
+    rate = as_number(lr)
+    if not isinstance(rate, (int, float)):
+        raise TypeError(f"lr must be a number, or a function that gives one, got {lr!r}{where}")
+    return rate
 
 
 def check_like(name: str, tensor: Tensor, own: Tensor) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from makemore_ext._arguments import require, require_integer
+from makemore_ext._arguments import as_number, checked_integer, require
 from makemore_ext._interrupt import deferred_interrupt
 from makemore_ext._parameters import initialize, shapes, sizes_of
 from makemore_ext.fused_mlp.checks import (
@@ -56,9 +56,16 @@ class FusedMLP:
         momentum: as in torch.optim.SGD, in [0, 1).
         weight_decay: as in torch.optim.SGD, at least 0.
 
+    Attributes:
+        momentum: may be set between steps. Its buffers, one for each parameter, are there while it
+            is not 0, and begin with 0.
+        weight_decay: may be set likewise.
+
     Raises:
         ValueError: an argument is out of its range.
     """
+
+    _momentum: float
 
     def __init__(
         self,
@@ -116,34 +123,57 @@ class FusedMLP:
         for name, parameter in parameters._asdict().items():
             if not isinstance(parameter, Tensor):
                 raise TypeError(f"{name} must be a Tensor, got {type(parameter).__name__}")
-        require(0 <= momentum < 1, "momentum", momentum, "in [0, 1)")
-        require(0 <= weight_decay < math.inf, "weight_decay", weight_decay, "finite and at least 0")
+        momentum, weight_decay = _checked_momentum(momentum), _checked_weight_decay(weight_decay)
         self._sizes = sizes_of(parameters)
         self._dtype, self._device = parameters.C.dtype, parameters.C.device
         require(self._device.type != "meta", "device", "meta", "the CPU or a CUDA device")
         check_device("parameters", self._device)
         self._parameters = parameters
-        self._momentum_buffers = (
-            Parameters(*(torch.zeros_like(p, requires_grad=False) for p in parameters))
-            if momentum
-            else None
-        )
-        self._tensors = parameters._asdict()
-        if self._momentum_buffers is not None:
-            buffers = self._momentum_buffers._asdict()
-            self._tensors |= {f"{MOMENTUM}{name}": buffer for name, buffer in buffers.items()}
-        of_parameters = shapes(self._sizes)
-        self._shapes = {name: of_parameters[name.removeprefix(MOMENTUM)] for name in self._tensors}
-        self._check_tensors()
+        check_tensors(parameters._asdict(), shapes(self._sizes), self._dtype, self._device)
         check_separate(parameters)
-        self.momentum, self.weight_decay = momentum, weight_decay
-        self._steps: NativeSteps | GraphSteps = (
-            NativeSteps(self._sizes, parameters, self._momentum_buffers)
-            if self._device.type == "cpu"
-            else GraphSteps(parameters, self._momentum_buffers)
-        )
         # The workspace serves one call at a time.
         self._lock = threading.Lock()
+        self._weight_decay = weight_decay
+        self._set_momentum(momentum)
+
+    @property
+    def momentum(self) -> float:
+        return self._momentum
+
+    @momentum.setter
+    def momentum(self, momentum: float) -> None:
+        momentum = _checked_momentum(momentum)
+        with self._lock:
+            if bool(momentum) == bool(self._momentum):
+                self._momentum = momentum
+            else:
+                self._set_momentum(momentum)
+
+    @property
+    def weight_decay(self) -> float:
+        return self._weight_decay
+
+    @weight_decay.setter
+    def weight_decay(self, weight_decay: float) -> None:
+        self._weight_decay = _checked_weight_decay(weight_decay)
+
+    def _set_momentum(self, momentum: float) -> None:
+        """Its buffers come and go with it, and the steps know their addresses."""
+        parameters, buffers = self._parameters, None
+        self._tensors = parameters._asdict()
+        if momentum:
+            buffers = Parameters(*(torch.zeros_like(p, requires_grad=False) for p in parameters))
+            named = buffers._asdict().items()
+            self._tensors |= {f"{MOMENTUM}{name}": buffer for name, buffer in named}
+        of_parameters = shapes(self._sizes)
+        self._shapes = {name: of_parameters[name.removeprefix(MOMENTUM)] for name in self._tensors}
+        self._momentum = momentum
+        self._momentum_buffers = buffers
+        self._steps: NativeSteps | GraphSteps = (
+            NativeSteps(self._sizes, parameters, buffers)
+            if self._device.type == "cpu"
+            else GraphSteps(parameters, buffers)
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         names = ("_parameters", "momentum", "weight_decay", "_momentum_buffers")
@@ -211,7 +241,7 @@ class FusedMLP:
 
         Raises:
             IndexError: an index is outside [0, V).
-            TypeError: x or y is not an int64 tensor.
+            TypeError: x or y is not an int64 tensor, or `lr` no number.
             ValueError: a shape does not fit, `lr` is out of its range, or a parameter was replaced
                 by an unfit one. Nothing is changed then.
         """
@@ -254,13 +284,13 @@ class FusedMLP:
         Raises:
             IndexError: an index is outside [0, V).
             KeyboardInterrupt: an interrupt came.
-            TypeError: x or y is not an int64 tensor.
+            TypeError: x or y is not an int64 tensor, or a learning rate no number.
             ValueError: a shape does not fit, an argument is out of its range, or a parameter was
                 replaced by an unfit one. Nothing is changed then. What `callback` makes unfit is
                 found before the next native call changes anything.
         """
-        require_integer("steps", steps, minimum=0)
-        require_integer("batch_size", batch_size, minimum=2)
+        steps = checked_integer("steps", steps, minimum=0)
+        batch_size = checked_integer("batch_size", batch_size, minimum=2)
         x, y = self._checked_windows(x, y, least=1, every_index=True)
         rates = checked_rates(lr, steps)
         self._check_tensors()
@@ -286,8 +316,8 @@ class FusedMLP:
     ) -> None:
         """Take a step on each of the minibatches, rows of x and y, int64 [steps, n]."""
         self._check_tensors()
-        descent = (self.momentum, self.weight_decay)
         with self._lock:
+            descent = (self._momentum, self._weight_decay)
             self._steps.train(x, y, minibatches, rates, losses, descent)
         increment_version(self._parameters)
 
@@ -298,3 +328,17 @@ class FusedMLP:
         self, x: Tensor, y: Tensor, least: int, every_index: bool = False
     ) -> tuple[Tensor, Tensor]:
         return checked_windows(x, y, self._sizes, self._device, least, every_index)
+
+
+def _checked_momentum(momentum: Any) -> float:
+    value = as_number(momentum)
+    fits = isinstance(value, (int, float)) and 0 <= value < 1
+    require(fits, "momentum", momentum, "in [0, 1)")
+    return value
+
+
+def _checked_weight_decay(weight_decay: Any) -> float:
+    value = as_number(weight_decay)
+    fits = isinstance(value, (int, float)) and 0 <= value < math.inf
+    require(fits, "weight_decay", weight_decay, "finite and at least 0")
+    return value

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from makemore_ext._arguments import require, require_integer
+from makemore_ext._arguments import as_number, checked_integer, require
 from makemore_ext._interrupt import deferred_interrupt
 from makemore_ext.fused_mlp import FusedMLP
 from makemore_ext.makemore.backends import BACKENDS
@@ -55,9 +55,10 @@ class Trainer:
 
     def __post_init__(self) -> None:
         require(self.backend in BACKENDS, "backend", self.backend, f"one of {', '.join(BACKENDS)}")
-        require_integer("batch_size", self.batch_size, minimum=2)
+        self.batch_size = checked_integer("batch_size", self.batch_size, minimum=2)
+        self.lr, self.decay = as_number(self.lr), as_number(self.decay)
         require(0 <= self.lr < math.inf, "lr", self.lr, "finite and at least 0")
-        require_integer("decay_step", self.decay_step, minimum=0)
+        self.decay_step = checked_integer("decay_step", self.decay_step, minimum=0)
         require(0 <= self.decay < math.inf, "decay", self.decay, "finite and at least 0")
         _check_windows(*self.windows, self.model)
 
@@ -81,7 +82,7 @@ class Trainer:
             ValueError: `steps` is negative.
             KeyboardInterrupt: an interrupt came; the steps begun were finished first.
         """
-        require_integer("steps", steps, minimum=0)
+        steps = checked_integer("steps", steps, minimum=0)
         if steps:
             self.model.bnmean = self.model.bnvar = None
         if self.backend == "fused_mlp":

@@ -10,7 +10,7 @@ import re
 from typing import NamedTuple
 
 from makemore_ext import _C
-from makemore_ext._arguments import require_integer
+from makemore_ext._arguments import checked_integer
 from makemore_ext._native import autograd
 
 _VARIABLE = "MAKEMORE_EXT_CACHE_LIMIT"
@@ -62,8 +62,7 @@ def set_cache_limit(limit: int | None) -> None:
         ValueError: `limit` is no integer of at least 0.
     """
     if limit is not None:
-        require_integer("limit", limit, minimum=0)
-        limit = min(limit, _MOST)
+        limit = min(checked_integer("limit", limit, minimum=0), _MOST)
     _C.set_cache_limit(limit if autograd is not None else 0)
 
 

@@ -3,6 +3,7 @@ import math
 import pickle
 import re
 
+import numpy as np
 import pytest
 import torch
 from networks import FLOAT64, assert_same_bits, make, state, windows
@@ -154,6 +155,14 @@ BAD_OPTIONS = {
         {"batch_size": 4.0},
         "batch_size must be an integer of at least 2, got 4.0",
     ),
+    "batch_size of numpy": (
+        {"batch_size": np.float64(4)},
+        "batch_size must be an integer of at least 2, got np.float64(4.0)",
+    ),
+    "steps tensor": (
+        {"steps": torch.tensor(-1)},
+        "steps must be an integer of at least 0, got tensor(-1)",
+    ),
     "schedule": (
         {"lr": lambda step: math.nan if step == 5 else 0.1},
         "lr must be finite and at least 0, got nan at step 5",
@@ -170,6 +179,27 @@ def test_bad_options(options, message):
 
 def swap(tensor, other):
     tensor.data = other
+
+
+NO_NUMBERS = {
+    "list": ([0.1, 0.2], "got [0.1, 0.2]"),
+    "string": ("0.1", "got '0.1'"),
+    "None": (None, "got None"),
+    "vector": (torch.tensor([0.1]), "got tensor([0.1000])"),
+    "complex": (0.1j, "got 0.1j"),
+}
+
+
+@pytest.mark.parametrize(("value", "got"), NO_NUMBERS.values(), ids=NO_NUMBERS)
+def test_a_rate_that_is_no_number(value, got):
+    message = f"lr must be a number, or a function that gives one, {got}"
+    assert_raises_and_changes_nothing(lambda n: n.step(X, Y, value), TypeError, message)
+    assert_raises_and_changes_nothing(lambda n: train(n, X, Y, lr=value), TypeError, message)
+    assert_raises_and_changes_nothing(
+        lambda n: train(n, X, Y, lr=lambda step: value if step == 5 else 0.1),
+        TypeError,
+        f"{message} at step 5",
+    )
 
 
 BEHIND_ITS_BACK = {
@@ -240,11 +270,6 @@ BAD_ARGUMENTS = {
     "vocabulary": ({"vocabulary": 0}, "vocabulary must be at least 1, got 0"),
     "hidden": ({"hidden": -3}, "hidden must be at least 1, got -3"),
     "dtype": ({"dtype": torch.float16}, "dtype must be float32 or float64, got torch.float16"),
-    "momentum": ({"momentum": 1.0}, "momentum must be in [0, 1), got 1.0"),
-    "weight_decay": (
-        {"weight_decay": -1.0},
-        "weight_decay must be finite and at least 0, got -1.0",
-    ),
 }
 
 

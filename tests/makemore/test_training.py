@@ -3,6 +3,7 @@ import re
 import signal
 import threading
 
+import numpy as np
 import pytest
 import torch
 
@@ -69,6 +70,17 @@ def test_training_in_parts_is_training_at_once(parts, make_trainer):
     for steps in parts:
         pieces.train(steps)
     assert state(pieces) == state(whole)
+
+
+@pytest.mark.parametrize("backend", ["autograd", "fused_mlp"])
+def test_scalars_of_numpy_and_torch(backend, make_trainer):
+    options = {"lr": 0.5, "decay": 0.25, "batch_size": 7, "decay_step": 1}
+    plain = make_trainer(backend, **options)
+    plain.train(3)
+    for kind in (torch.tensor, np.asarray):
+        trainer = make_trainer(backend, **{name: kind(value) for name, value in options.items()})
+        trainer.train(kind(3))
+        assert state(trainer) == state(plain)
 
 
 def test_callback_gets_each_step_and_its_loss(make_trainer):
