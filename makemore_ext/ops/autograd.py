@@ -13,10 +13,16 @@ from makemore_ext._native import autograd
 Called = TypeVar("Called", bound=Callable[..., Any])
 
 
+def is_traced() -> bool:
+    """Whether torch.jit.trace is at work."""
+    return torch._C._get_tracing_state() is not None
+
+
 def is_eager() -> bool:
-    """Whether neither torch.compile nor a transform of torch.func or forward_ad is at work."""
+    """Whether nothing traces, and no transform of torch.func or forward_ad is at work."""
     return not (
         torch.compiler.is_compiling()
+        or is_traced()
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
     )
@@ -30,6 +36,14 @@ def _transforms() -> list[TransformType]:
 def is_functionalizing() -> bool:
     """Whether torch.func.functionalize is at work."""
     return TransformType.Functionalize in _transforms()
+
+
+def without_functionalize(tensor: Tensor, like: Tensor) -> Tensor:
+    """`tensor` as it can be written to `like`, which torch.func.functionalize may not know of."""
+    while torch._is_functional_tensor(tensor) and not torch._is_functional_tensor(like):
+        torch._sync(tensor)  # type: ignore[attr-defined]
+        tensor = torch._C._functorch._unwrap_functional_tensor(tensor, True)
+    return tensor
 
 
 def is_batched(grad: Tensor) -> bool:

@@ -5,13 +5,13 @@ import copy
 import pytest
 import torch
 from conversion_models import is_fused, pair, rows, small_resnet
-from support import python, seeded
+from support import seeded
 from torch import Tensor, nn
 from torch.nn.utils import fusion
 
 import makemore_ext as mx
 
-# Python's autograd Functions refuse functionalize, and torch.jit.trace of training.
+# Python's autograd Functions refuse functionalize.
 needs_native = pytest.mark.skipif(
     mx.build_info()["autograd"] != "native", reason="native autograd alone has it"
 )
@@ -240,7 +240,6 @@ def test_export(strict):
     torch.testing.assert_close(program.module()(images()), expected(images()))
 
 
-@needs_native
 @pytest.mark.filterwarnings("ignore:`torch.jit", "ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("training", [True, False])
 def test_jit_trace(training):
@@ -250,17 +249,6 @@ def test_jit_trace(training):
     model.load_state_dict(conv_pair().state_dict())
     torch.testing.assert_close(traced(images()), expected(images()))
     torch.testing.assert_close(dict(traced.state_dict()), dict(expected.state_dict()))
-
-
-def test_jit_trace_of_training_is_refused_on_the_autograd_of_python():
-    """A trace would update the running statistics twice."""
-    code = (
-        "import makemore_ext as mx, torch\n"
-        "torch.jit.trace(torch.nn.Sequential(mx.BatchNorm1d(4)), torch.randn(6, 4))"
-    )
-    run = python(code, MAKEMORE_EXT_AUTOGRAD="python")
-    last = run.stderr.strip().splitlines()[-1]
-    assert last.startswith("RuntimeError: batch_norm in training has no torch.jit.trace")
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit", "ignore::torch.jit.TracerWarning")

@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import batch_norm as torch_batch_norm
+from torch.nn.functional import batch_norm as torch_batch_norm  # whatever F.batch_norm becomes
 
 from makemore_ext.ops.batch_norm.options import ACTIVATIONS
 from makemore_ext.ops.tensors import FLOATING, check_device, describe
@@ -22,7 +22,8 @@ def check(
 ) -> None:
     """Raises unless the arguments of `batch_norm` are such as its docstring says."""
     if not is_valid(input, running_mean, running_var, weight, bias, training, momentum, eps):
-        torch_batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+        running = _copy(running_mean), _copy(running_var)  # of those that torch does not refuse
+        torch_batch_norm(input, *running, weight, bias, training, momentum, eps)
         raise NotImplementedError(
             "input, weight, bias and running statistics must be dense tensors on one device, "
             f"input of 2 dimensions or more, got {describe(input)}, {describe(weight)}, "
@@ -30,6 +31,12 @@ def check(
         )
     check_device("input", input.device)
     check_keywords(correction, activation)
+
+
+def _copy(running: Tensor | None) -> Tensor | None:
+    if not isinstance(running, Tensor):
+        return running
+    return running.detach().clone().requires_grad_(running.requires_grad)
 
 
 def check_keywords(correction: int, activation: str | None) -> None:

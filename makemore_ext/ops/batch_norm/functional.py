@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import batch_norm as torch_batch_norm
 from torch.overrides import handle_torch_function, has_torch_function
 
+from makemore_ext._arguments import as_number
 from makemore_ext._native import autograd, operators
-from makemore_ext.ops.autograd import is_functionalizing
-from makemore_ext.ops.batch_norm.checks import check
+from makemore_ext.ops.autograd import is_functionalizing, is_traced, without_functionalize
+from makemore_ext.ops.batch_norm.checks import check, check_keywords
 from makemore_ext.ops.batch_norm.function import apply
 from makemore_ext.ops.batch_norm.options import ACTIVATIONS, Options
 
@@ -85,10 +87,14 @@ def dispatch(
 
     Adds 1 to `num_batches_tracked`, where there is one.
     """
+    momentum, eps = as_number(momentum), as_number(eps)
     arguments = input, running_mean, running_var, weight, bias, training, momentum, eps, correction
     tensors = (input, running_mean, running_var, weight, bias)
     if has_torch_function(tensors):
         return handle_torch_function(dispatch, tensors, *arguments, activation, num_batches_tracked)
+    if _is_left_to_torch(input, running_mean, training):
+        check_keywords(correction, activation)
+        return torch_batch_norm(*arguments[:8])
     check(*arguments, activation)
     weight, bias = _as_vector(weight), _as_vector(bias)
     options = Options(
@@ -98,6 +104,13 @@ def dispatch(
     if num_batches_tracked is not None:
         num_batches_tracked.add_(1)
     return output
+
+
+def _is_left_to_torch(input: Any, running_mean: Tensor | None, training: bool) -> bool:
+    """Whether it is one of the empty inputs that torch alone takes, and gives back."""
+    if not isinstance(input, Tensor):
+        return False
+    return (input.dim() == 1 or (running_mean is None and not training)) and input.numel() == 0
 
 
 def _as_vector(tensor: Tensor | None) -> Tensor | None:
@@ -115,17 +128,18 @@ def _forward(
     arguments = (input, weight, bias, running_mean, running_var)
     training, momentum, *rest = options
     update = training and running_mean is not None
-    # Neither a Function that is traced nor functionalize lets an operator write.
-    compiling = torch.compiler.is_compiling()
-    update_apart = update and (autograd is None if compiling else is_functionalizing())
+    # Neither a Function that is traced nor functionalize lets an operator write, nor does torch
+    # where it negates on the way.
+    update_apart = False
+    if training and running_mean is not None and running_var is not None:
+        update_apart = (
+            autograd is None
+            if torch.compiler.is_compiling() or is_traced()
+            else is_functionalizing() or running_mean.is_neg() or running_var.is_neg()
+        )
     if update_apart:
         arguments = (input, weight, bias, None, None)
     if autograd is None:
-        if update and not compiling and torch._C._get_tracing_state() is not None:
-            raise RuntimeError(  # a trace holds both the Function and what it calls
-                "batch_norm in training has no torch.jit.trace on the autograd of Python: native "
-                "autograd, which is built for one version of torch, has"
-            )
         output, statistics = apply(*arguments, options)
     elif update and not update_apart:
         output, statistics = operators.batch_norm_forward_and_update.default(
@@ -151,15 +165,5 @@ def _update(
     # One value is the operator's to refuse, when what is compiled runs.
     unbiased = variance * ((count - options.correction) / torch.sym_max(count - 1, 1))
     for running, new in ((running_mean, mean), (running_var, unbiased)):
-        updated = (1 - momentum) * running.double() + momentum * new
-        running.copy_(_as_functional_as(running, updated))
-
-
-def _as_functional_as(running: Tensor, updated: Tensor) -> Tensor:
-    """`updated` without functionalize's wrapper, where functionalize was not given `running`."""
-    if torch.compiler.is_compiling() or not torch._is_functional_tensor(updated):
-        return updated
-    if torch._is_functional_tensor(running):
-        return updated
-    torch._sync(updated)  # type: ignore[attr-defined]
-    return torch._from_functional_tensor(updated)
+        value = (1 - momentum) * running.double() + momentum * new
+        running.copy_(without_functionalize(value, running) if is_functionalizing() else value)

@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy as torch_cross_entropy
+from torch.nn.functional import cross_entropy as torch_cross_entropy  # whatever F's becomes
 
 from makemore_ext.ops.cross_entropy.options import REDUCTIONS, class_dim
 from makemore_ext.ops.tensors import FLOATING, check_device, describe, overlaps_itself
@@ -55,7 +55,9 @@ def is_valid(
         return False
     if target.device != device or target.layout != torch.strided:
         return False
-    if reduction not in REDUCTIONS or not isinstance(ignore_index, int):
+    if reduction not in REDUCTIONS or isinstance(ignore_index, bool):
+        return False
+    if not isinstance(ignore_index, int):
         return False
     if not isinstance(label_smoothing, (int, float)) or not 0.0 <= label_smoothing <= 1.0:
         return False

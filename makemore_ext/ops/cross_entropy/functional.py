@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy as torch_cross_entropy
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
+from makemore_ext._arguments import as_integer, as_number
 from makemore_ext._native import autograd, operators
-from makemore_ext.ops.autograd import is_eager
+from makemore_ext.ops.autograd import is_eager, is_traced
 from makemore_ext.ops.cross_entropy.checks import check, check_inplace
 from makemore_ext.ops.cross_entropy.function import apply
 from makemore_ext.ops.cross_entropy.options import REDUCTIONS, Options, class_dim
@@ -48,7 +49,7 @@ def cross_entropy(
         label_smoothing: in [0, 1], the share of the target that is spread over all classes.
         inplace_backward: the gradient takes the memory of `input`, which backward overwrites: half
             the memory. Whatever else needs `input` after that must not; autograd notices where it
-            does. Without effect in torch.compile and torch.func.
+            does. Without effect in torch.compile, torch.jit.trace and torch.func.
         return_lse: return log(sum(exp(input))) of each row too, differentiable.
         lse_square_scale: adds this times lse^2 to the loss of each row that is not ignored, before
             the reduction (the z-loss of PaLM), which keeps lse near 0.
@@ -70,6 +71,7 @@ def cross_entropy(
     """
     if size_average is not None or reduce is not None:
         reduction = _legacy_reduction(size_average, reduce)
+    inplace_backward = inplace_backward and not is_traced()
     if inplace_backward:
         check_inplace(input)
     if autograd is not None and not torch.compiler.is_compiling():
@@ -102,9 +104,11 @@ def cross_entropy(
         )
     if isinstance(input, Tensor) and isinstance(target, Tensor) and input.dim() == 1:
         target = target.squeeze() if target.shape == (1,) and input.shape != (1,) else target
+    ignore_index, label_smoothing = as_integer(ignore_index), as_number(label_smoothing)
+    lse_square_scale = as_number(lse_square_scale)
     check(input, target, weight, ignore_index, reduction, label_smoothing, lse_square_scale)
     options = Options(
-        REDUCTIONS[reduction], int(ignore_index), float(label_smoothing), float(lse_square_scale)
+        REDUCTIONS[reduction], ignore_index, float(label_smoothing), float(lse_square_scale)
     )
     if input.shape[class_dim(input)] == 0:  # torch's corner cases
         loss = torch_cross_entropy(
@@ -117,7 +121,7 @@ def cross_entropy(
         )
         return (loss, input.logsumexp(class_dim(input))) if return_lse else loss
     if target.is_cuda and not target.is_floating_point() and is_eager() and checks_cuda_indices():
-        check_indices("target", target, input.shape[class_dim(input)], int(ignore_index))
+        check_indices("target", target, input.shape[class_dim(input)], ignore_index)
     dtype = input.dtype
     if target.is_floating_point():
         dtype = torch.promote_types(dtype, target.dtype)

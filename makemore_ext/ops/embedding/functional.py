@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
+from makemore_ext._arguments import as_integer
 from makemore_ext._native import autograd, operators
 from makemore_ext.ops.autograd import is_eager
 from makemore_ext.ops.embedding.function import apply
@@ -37,6 +38,7 @@ def embedding(
         IndexError: an index is outside [0, V). On a CUDA device that is an error of the device,
             unless the environment variable MAKEMORE_EXT_CHECK is 1.
         NotImplementedError: a dtype, device or option is not supported.
+        TypeError: `padding_idx` is no integer.
         ValueError: `weight` has another number of dimensions than 2, or `padding_idx` is outside
             [-V, V).
     """
@@ -61,9 +63,11 @@ def embedding(
     if not isinstance(input, Tensor) or input.dtype not in (torch.int64, torch.int32):
         kind = input.dtype if isinstance(input, Tensor) else type(input).__name__
         raise NotImplementedError(f"input must be an int64 or int32 Tensor, got {kind}")
-    rows = weight.shape[0]
+    rows, padding_idx = weight.shape[0], as_integer(padding_idx)
     if padding_idx is None:
         padding_idx = -1
+    elif isinstance(padding_idx, bool) or not isinstance(padding_idx, (int, torch.SymInt)):
+        raise TypeError(f"padding_idx must be an integer or None, got {padding_idx!r}")
     elif not -rows <= padding_idx < rows:
         raise ValueError(f"padding_idx must be in [-{rows}, {rows}), got {padding_idx}")
     else:

@@ -8,7 +8,7 @@ from batch_norm_cases import ACTIVATIONS, over_channels
 from support import seeded
 from torch import Tensor
 from torch.nn import functional as F
-from transform_cases import IS_NATIVE, Case, needs_native, torch_warns
+from transform_cases import Case, needs_native, torch_warns
 
 import makemore_ext as mx
 
@@ -79,12 +79,7 @@ CASES = {
 }
 
 
-def is_refused(of: str, name: str) -> bool:
-    """What writes has no batch of its own, nor on Python's autograd a trace."""
-    return of == "updating" and ("over" in name or (name == "torch.jit.trace" and not IS_NATIVE))
-
-
-@transforms.table(CASES, without=is_refused)
+@transforms.table(CASES, without=lambda of, name: of == "updating" and "over" in name)
 def test_transform(case, name):
     transforms.check(name, case)
 
