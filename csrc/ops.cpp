@@ -19,7 +19,9 @@ STABLE_TORCH_LIBRARY(makemore_ext, library) {
       "cross_entropy_backward_(Tensor grad_output, Tensor? grad_lse, Tensor(a!) input, "
       "Tensor target, Tensor? weight, Tensor statistics, Tensor total_weight, int reduction, "
       "int ignore_index, float label_smoothing, float lse_square_scale) -> ()");
-  library.def("cross_entropy_scale_(Tensor(a!) gradient, Tensor factor) -> ()");
+  library.def(
+      "cross_entropy_scale_(Tensor(a!) gradient, Tensor factor, Tensor target, int ignore_index) "
+      "-> ()");
   // Input [N, C, d1, ...]. weight and bias are of its dtype or of the one it is computed in; so are
   // their gradients. statistics: see csrc/cpu/batch_norm/batch_norm.cpp, [3, C] float64. The
   // running statistics are of any floating dtype: read in evaluation, updated by the second

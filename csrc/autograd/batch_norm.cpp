@@ -66,7 +66,7 @@ struct BatchNormBackward : NodeOf<BatchNormBackward> {
     }
     const Tensor& grad_output = grads[0];
     const Tensor input_ = input.unpack(), weight_ = weight.unpack();
-    const Tensor output_ = unpack_output(output), statistics_ = statistics.unpack();
+    const Tensor output_ = unpack_output(output), statistics_ = unpack_doubles(statistics);
     const bool needs_grad_input = needs_gradient(0);
     const bool needs_grad_parameters = needs_gradient(1) || needs_gradient(2);
     if (is_plain_backward(grad_output, input_, weight_, output_, statistics_)) {
@@ -104,7 +104,7 @@ struct BatchNormBackwardBackward : NodeOf<BatchNormBackwardBackward> {
     }
     return call_formula(kFormulas, "second_gradients",
                         {grads[0], grads[1], grads[2], grad_output.unpack(), input.unpack(),
-                         weight.unpack(), output.unpack(), statistics.unpack()},
+                         weight.unpack(), output.unpack(), unpack_doubles(statistics)},
                         as_tuple(options));
   }
 };

@@ -3,6 +3,8 @@
 // are in makemore_ext/ops/cross_entropy/formulas.py.
 #include <torch/library.h>
 
+#include <cmath>
+
 #include "derivatives.h"
 #include "formulas.h"
 #include "handles.h"
@@ -59,19 +61,36 @@ Tensor take(SavedVariable& saved) {
   return taken.unpack();
 }
 
-// `gradient` times `factor`, in its own memory where nobody else holds that.
-Tensor scaled(Tensor gradient, const Tensor& factor) {
-  if (factor.is_cpu() && factor.item().toDouble() == 1) {
-    return gradient;
+// `gradient` times `factor`, in its own memory where nobody else holds that. Ignored rows, which
+// have none, have none of an infinity either.
+Tensor scaled(Tensor gradient, const Tensor& factor, const Tensor& target, const Options& options) {
+  const bool is_ours = gradient.use_count() == 1 && gradient.storage().use_count() == 1;
+  if (factor.is_cpu()) {
+    const double value = factor.item().toDouble();
+    if (value == 1) {
+      return gradient;
+    }
+    if (std::isfinite(value)) {
+      return is_ours ? gradient.mul_(factor) : gradient.mul(factor);
+    }
   }
-  if (gradient.use_count() > 1 || gradient.storage().use_count() > 1) {
-    return gradient.mul(factor);
+  if (!is_ours) {
+    gradient = gradient.clone();
   }
-  if (gradient.is_cpu()) {
-    return gradient.mul_(factor);
-  }
-  entries().cross_entropy_scale(to_handle(gradient), to_handle(factor));
+  entries().cross_entropy_scale(to_handle(gradient), to_handle(factor), to_handle(target),
+                                options.ignore_index);
   return gradient;
+}
+
+// The same in operations of torch.
+Tensor multiplied(const Tensor& gradient, const Tensor& factor, const Tensor& target,
+                  const Options& options) {
+  const Tensor product = gradient.mul(factor);
+  if (target.is_floating_point()) {
+    return product;
+  }
+  const Tensor ignored = target.to(at::kLong).eq(options.ignore_index);  // no number wraps in it
+  return at::where(ignored.unsqueeze(gradient.dim() == 1 ? 0 : 1), gradient, product);
 }
 
 // Of loss and lse, for input, target and weight. What it starts from is the gradient, where that
@@ -105,9 +124,10 @@ struct CrossEntropyBackward : NodeOf<CrossEntropyBackward> {
     const Tensor target_ = target.unpack(), weight_ = weight.unpack();
     if (has_gradient &&
         (is_plain_backward(grads[0]) || !(is_taken || at::GradMode::is_enabled()))) {
-      return {of_saved_gradient(grads[0]), Tensor(), Tensor()};
+      return {of_saved_gradient(grads[0], target_), Tensor(), Tensor()};
     }
-    const Tensor input_ = input.unpack();
+    const Tensor input_ = input.unpack();  // each once, as checkpoint has it
+    const Tensor statistics_ = unpack_doubles(statistics);
     const Tensor grad_lse = grads[1];
     Tensor grad_loss = grads[0];
     if (!grad_loss.defined()) {
@@ -115,11 +135,13 @@ struct CrossEntropyBackward : NodeOf<CrossEntropyBackward> {
     }
     variable_list result(3);
     if (needs_gradient(0)) {
-      result[0] = of_input(grad_loss, grad_lse, input_, target_, weight_);
+      result[0] = of_input(grad_loss, grad_lse, input_, target_, weight_, statistics_);
     }
     if (needs_others) {
+      const bool is_plain = is_plain_backward(grad_loss, input_, target_, weight_);
       const variable_list others =
-          call_formula(kFormulas, "gradients_of_target", {grad_loss, input_, target_, weight_},
+          call_formula(kFormulas, "gradients_of_target",
+                       {grad_loss, input_, target_, weight_, is_plain ? statistics_ : Tensor()},
                        as_tuple(options));
       result[1] = others[0];
       result[2] = others[1];
@@ -128,14 +150,14 @@ struct CrossEntropyBackward : NodeOf<CrossEntropyBackward> {
   }
 
  private:
-  Tensor of_saved_gradient(const Tensor& grad_loss) {
-    if (!is_plain_backward(grad_loss)) {
-      return gradient.unpack().mul(grad_loss);
+  Tensor of_saved_gradient(const Tensor& grad_loss, const Tensor& target_) {
+    if (!is_plain_backward(grad_loss, target_)) {
+      return multiplied(gradient.unpack(), grad_loss, target_, options);
     }
     const at::AutoDispatchBelowADInplaceOrView guard;
     Tensor formed = is_taken ? form_gradient() : take(gradient);
     is_taken = true;
-    return scaled(std::move(formed), grad_loss);
+    return scaled(std::move(formed), grad_loss, target_, options);
   }
 
   // Once more, in the same way and with the same roundings.
@@ -148,8 +170,8 @@ struct CrossEntropyBackward : NodeOf<CrossEntropyBackward> {
   }
 
   Tensor of_input(const Tensor& grad_loss, const Tensor& grad_lse, const Tensor& input_,
-                  const Tensor& target_, const Tensor& weight_) {
-    Tensor statistics_ = statistics.unpack(), total_weight_ = total_weight.unpack();
+                  const Tensor& target_, const Tensor& weight_, Tensor statistics_) {
+    Tensor total_weight_ = unpack_doubles(total_weight);
     if (!statistics_.defined()) {
       const at::NoGradGuard no_grad;
       std::tie(std::ignore, statistics_, total_weight_, std::ignore) = forward_operator().call(
@@ -207,7 +229,9 @@ void attach_cross_entropy(const Tensor& loss, const Tensor& lse, const Tensor& i
   }
   const auto node = c10::make_intrusive<CrossEntropyBackward>();
   node->set_next_edges(collect_next_edges(input, target, weight));
-  node->input = SavedVariable(input, false);
+  // Torch saves none of the logits, and so takes those that cannot be saved.
+  const bool cannot_be_saved = input.is_inference() && !c10::InferenceMode::is_enabled();
+  node->input = SavedVariable(cannot_be_saved ? input.clone() : input, false);
   node->target = SavedVariable(target, false);
   node->weight = SavedVariable(weight, false);
   node->statistics = SavedVariable(kept.statistics, false);

@@ -149,6 +149,12 @@ inline Tensor or_undefined(const OptionalTensor& tensor) {
   return tensor.value_or(Tensor());
 }
 
+// What was saved in double, which hooks may have kept in less.
+inline Tensor unpack_doubles(const SavedVariable& saved) {
+  const Tensor tensor = saved.unpack();
+  return tensor.defined() ? tensor.to(at::kDouble) : tensor;
+}
+
 // A tensor without its forward-mode tangent, and the tangent.
 inline Tensor primal_of(const Tensor& tensor) {
   return has_tangent(tensor) ? tensor._fw_primal(0) : tensor;

@@ -32,9 +32,11 @@ void cross_entropy_backward(const CrossEntropyArguments<T>& arguments,
                             const double* statistics, const double* total_weight,
                             RowView<T> gradient, Stream stream);
 
-// gradient *= *factor; `count` elements side by side.
+// gradient *= *factor, but of infinity or NaN nothing to the rows whose target is ignore_index. The
+// elements are side by side, whatever their order; without targets no row is ignored.
 template <typename T>
-void cross_entropy_scale(T* gradient, int64_t count, const Compute<T>* factor, Stream stream);
+void cross_entropy_scale(const RowShape& shape, const RowView<T>& gradient, const Indices& target,
+                         int64_t ignore_index, const Compute<T>* factor, Stream stream);
 
 // The values of workspace that embedding_backward needs.
 int64_t embedding_workspace(int64_t tokens, int64_t features);

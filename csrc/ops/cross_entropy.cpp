@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "../cpu/cross_entropy/kernels.h"
+#include "cross_entropy_problem.h"
 #include "entries.h"
 #include "row_views.h"
 #include "tensors.h"
@@ -20,113 +21,8 @@ namespace {
 
 using Options = CrossEntropyOptions;
 using Keeps = CrossEntropyKeeps;
-
-bool is_probabilities(const Tensor& target) {
-  return target.scalar_type() != ScalarType::Long && target.scalar_type() != ScalarType::Byte;
-}
-
-void check(const Tensor& input, const Tensor& target, const OptionalTensor& weight,
-           const Options& options) {
-  STD_TORCH_CHECK(input.dim() >= 1, "input must have at least 1 dimension, got 0");
-  if (is_probabilities(target)) {
-    check_like(target, input, "target");
-  } else {
-    check_sizes(target, row_sizes(input, {}), "target");
-  }
-  check_device(target, input, "target");
-  if (weight) {
-    check_parameter(*weight, input.size(class_dim(input)), input, "weight");
-  }
-  STD_TORCH_CHECK(options.reduction >= 0 && options.reduction <= 2,
-                  "reduction must be 0, 1 or 2, got ", options.reduction);
-  STD_TORCH_CHECK(options.label_smoothing >= 0 && options.label_smoothing <= 1,
-                  "label_smoothing must be in [0, 1], got ", options.label_smoothing);
-  STD_TORCH_CHECK(std::isfinite(options.lse_square_scale), "lse_square_scale must be finite, got ",
-                  options.lse_square_scale);
-}
-
-enum class GradientMemory { none, fresh, logits };
-
-// The tensors of one call as the kernels take them: indices and weight contiguous, logits and
-// probabilities as they are, unless they have too many dimensions to walk.
-class Problem {
- public:
-  Problem(const Tensor& input, const Tensor& target, const OptionalTensor& weight,
-          const Options& options, GradientMemory memory)
-      : input_(input),
-        target_(is_probabilities(target) ? target : make_contiguous(target)),
-        options_(options),
-        memory_(memory) {
-    check(input, target, weight, options);
-    weight_ = convert(weight, compute_dtype(input));
-    if (memory != GradientMemory::none) {
-      gradient_ = memory == GradientMemory::logits ? input : allocate_like(input);
-    }
-    rows_ = JoinedRows(views());
-    if (!rows_.fit()) {
-      STD_TORCH_CHECK(memory != GradientMemory::logits, "input must have at most ",
-                      kMostRowDimensions, " dimensions that cannot be joined, got ",
-                      rows_.shape().dimensions);
-      input_ = torch::stable::contiguous(input);
-      target_ = torch::stable::contiguous(target);
-      if (gradient_) {
-        gradient_ = allocate_like(input_);
-      }
-      rows_ = JoinedRows(views());
-    }
-  }
-
-  const Tensor& target() const { return target_; }
-  const OptionalTensor& weight() const { return weight_; }
-  const OptionalTensor& gradient() const { return gradient_; }
-  bool in_place() const { return memory_ == GradientMemory::logits; }
-
-  template <typename T>
-  CrossEntropyArguments<T> arguments() const {
-    CrossEntropyArguments<T> result{};
-    result.shape = rows_.shape();
-    result.logits = rows_.view(input_, const_data<T>(input_));
-    result.has_probabilities = is_probabilities(target_);
-    if (result.has_probabilities) {
-      result.probabilities = rows_.view(target_, const_data<T>(target_));
-    } else if (target_.scalar_type() == ScalarType::Byte) {
-      result.target.narrow = const_data<uint8_t>(target_);
-    } else {
-      result.target.wide = const_data<int64_t>(target_);
-    }
-    result.weight = const_data<Compute<T>>(weight_);
-    result.ignore_index = options_.ignore_index;
-    result.label_smoothing = options_.label_smoothing;
-    result.lse_square_scale = options_.lse_square_scale;
-    result.reduction = static_cast<Reduction>(options_.reduction);
-    return result;
-  }
-
-  template <typename T>
-  RowView<T> gradient_view() const {
-    return gradient_ ? rows_.view(*gradient_, mutable_data<T>(*gradient_)) : RowView<T>{};
-  }
-
- private:
-  std::vector<const Tensor*> views() const {
-    std::vector<const Tensor*> result{&input_};
-    if (is_probabilities(target_)) {
-      result.push_back(&target_);
-    }
-    if (gradient_) {
-      result.push_back(&*gradient_);
-    }
-    return result;
-  }
-
-  Tensor input_;
-  Tensor target_;
-  OptionalTensor weight_;
-  OptionalTensor gradient_;
-  Options options_;
-  GradientMemory memory_;
-  JoinedRows rows_;
-};
+using GradientMemory = CrossEntropyProblem::GradientMemory;
+using Problem = CrossEntropyProblem;
 
 // Of every row, from the statistics: max + log_sum.
 Tensor log_sum_exp(const Tensor& statistics, const Tensor& input) {
@@ -275,22 +171,47 @@ void cross_entropy_backward_in_place(const Tensor& grad_output, const OptionalTe
   backward(problem, grad_output, grad_lse, input, statistics, total_weight, options);
 }
 
+// gradient *= factor but for ignored rows, whose gradient is no product: infinity would make 0 NaN.
+template <typename T>
+void scale_valid_rows(const RowShape& shape, const RowView<T>& gradient, const Indices& target,
+                      int64_t ignore_index, double factor) {
+  for (int64_t row = 0; row < shape.rows; ++row) {
+    if (target[row] != ignore_index) {
+      T* const dx = gradient.row(shape, row);
+      for (int64_t c = 0; c < shape.classes; ++c) {
+        T& element = dx[c * gradient.class_stride];
+        element = from_double<T>(to_double(element) * factor);
+      }
+    }
+  }
+}
+
 // For a gradient that was formed before the upstream gradient was known: mostly that is 1.
-void cross_entropy_scale(Tensor& gradient, const Tensor& factor) {
+void cross_entropy_scale(Tensor& gradient, const Tensor& factor, const Tensor& target,
+                         int64_t ignore_index) {
+  check_target(target, gradient);
   check_sizes(factor, {}, "factor");
   check_dtype(factor, compute_dtype(gradient), "factor");
   check_device(factor, gradient, "factor");
   STD_TORCH_CHECK(!has_gap_or_overlap(gradient), "gradient must be dense, got strides ",
                   as_list(gradient.strides()));
   check_separate(gradient, "gradient", factor, "factor");
+  check_separate(gradient, "gradient", target, "target");
+  const JoinedRows rows({&gradient});
+  STD_TORCH_CHECK(rows.fit(), "gradient must have at most ", kMostRowDimensions,
+                  " dimensions that cannot be joined, got ", rows.shape().dimensions);
+  const Tensor dense_target = is_probabilities(target) ? target : make_contiguous(target);
+  const Indices indices = indices_of(dense_target);
   with_floating_type(gradient.scalar_type(), "gradient", [&](auto zero) {
     using T = decltype(zero);
     const Compute<T>* by = const_data<Compute<T>>(factor);
-    T* const data = mutable_data<T>(gradient);
+    const RowView<T> view = rows.view(gradient, mutable_data<T>(gradient));
     on_device_of(
         gradient,
         [&] {
-          if (*by != 1) {
+          if (!std::isfinite(*by) && !is_probabilities(target)) {
+            scale_valid_rows(rows.shape(), view, indices, ignore_index, *by);
+          } else if (*by != 1) {
             std::array<StableIValue, 2> stack{torch::stable::detail::from(gradient),
                                               torch::stable::detail::from(factor)};
             TORCH_ERROR_CODE_CHECK(
@@ -298,7 +219,9 @@ void cross_entropy_scale(Tensor& gradient, const Tensor& factor) {
             torch::stable::detail::to<Tensor>(stack[0]);  // what it returns is ours to release
           }
         },
-        [&](auto stream) { cuda::cross_entropy_scale<T>(data, gradient.numel(), by, stream); });
+        [&](auto stream) {
+          cuda::cross_entropy_scale<T>(rows.shape(), view, indices, ignore_index, by, stream);
+        });
   });
 }
 
@@ -340,9 +263,11 @@ Handle cross_entropy_backward_entry(Handle grad_output, Handle grad_lse, Handle 
   return in_place ? nullptr : give_handle(problem.gradient());
 }
 
-void cross_entropy_scale_entry(Handle gradient, Handle factor) {
+void cross_entropy_scale_entry(Handle gradient, Handle factor, Handle target,
+                               int64_t ignore_index) {
   Tensor scaled(gradient);
-  cross_entropy_scale(scaled, convert(Tensor(factor), compute_dtype(scaled)));
+  cross_entropy_scale(scaled, convert(Tensor(factor), compute_dtype(scaled)), Tensor(target),
+                      ignore_index);
 }
 
 MAKEMORE_EXT_ON_EVERY_DEVICE(implement)

@@ -38,7 +38,7 @@ Handle cross_entropy_backward_entry(Handle grad_output, Handle grad_lse, Handle 
                                     Handle target, Handle weight, Handle statistics,
                                     Handle total_weight, const CrossEntropyOptions& options,
                                     bool in_place);
-void cross_entropy_scale_entry(Handle gradient, Handle factor);
+void cross_entropy_scale_entry(Handle gradient, Handle factor, Handle target, int64_t ignore_index);
 
 struct BatchNormOptions {
   bool training;

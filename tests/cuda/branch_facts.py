@@ -9,7 +9,7 @@ import cross_entropy_table
 import embedding_table
 import torch
 from cuda_bench.launchers import Launched, Launchers
-from launched import NUMBERS, Placed, Unrun, call
+from launched import Unrun
 from launched_cross_entropy import class_dim
 from launched_embedding import embedding_backward
 from structures import TYPES, Structure
@@ -115,10 +115,7 @@ class OfScale:
 
     def __init__(self, scale: cross_entropy_table.Scale, launchers: Launchers) -> None:
         device = Unrun()
-        placed = Placed(device, torch.zeros(scale.count, dtype=scale.dtype), scale.offset)
-        by = Placed(device, torch.tensor(scale.factor))
-        arguments = (placed.buffer, scale.count, by.buffer)
-        call(launchers, device, "scale", NUMBERS[scale.dtype], *arguments)
+        scale.launch(launchers, device, *scale.tensors())
         [launched] = launchers.launched
         self.threads = launched.grid[0] * launched.block[0]
         lanes = lanes_of(scale.dtype)

@@ -77,6 +77,12 @@ CROSS_ENTROPY = [
              "begin + kRowsPerWeightBlock"),
     Mutation("alignment of what is scaled forgotten", "cuda/cross_entropy/cross_entropy.cuh",
              "Split::of(count, gradient)", "Split::after<T>(0, count)"),
+    Mutation("infinity for ignored rows", "cuda/cross_entropy/cross_entropy.cuh",
+             "if (target[row] != ignore_index) {", "{"),
+    Mutation("strides of what is scaled forgotten", "cuda/cross_entropy/cross_entropy.cuh",
+             "dx[c * rows.class_stride] = narrow", "dx[c] = narrow"),
+    Mutation("a mean of no weight", "cuda/cross_entropy/block.cuh",
+             "total_weight == 0 ? static_cast<double>(NAN) : total_weight", "total_weight"),
     Mutation("partial sums added twice", "cuda/cross_entropy/cross_entropy.cuh",
              "i < count; i += kSumThreads", "i < count; i += kSumThreads / 2"),
     Mutation("grid too small", "cuda/cross_entropy/cross_entropy.cu",
@@ -175,6 +181,7 @@ FEW = (
     "confident",
     "minus infinity",
     "all ignored",
+    "no weight",
     "transposed",
 )
 LARGE = ((40, 150), (2, 1100), (4, 1030))
@@ -209,7 +216,11 @@ def small(cases):
 CASES = list(small(cross_entropy_table.CASES))
 MANY_ROWS = next(case for case in cross_entropy_table.CASES if case.name == "many rows")
 OUTSIDE = cross_entropy_table.Case("outside", (5, 33), torch.float32)
-SCALE = cross_entropy_table.Scale(1003, 7, -0.75, torch.float32)
+FACTORS = [
+    scale
+    for scale in cross_entropy_table.SCALES
+    if scale.dtype == torch.float32 and scale.count in (210, 1003)
+]
 IN_TURN = {"order": "reversed", "concurrent_blocks": 1}
 
 
@@ -226,7 +237,8 @@ def check_cross_entropy(mutation, sources):
     cross_entropy_check.check_outside(OUTSIDE, -1, broken, Device())
     cross_entropy_check.check(CASES[0], broken, Device(**IN_TURN))
     cross_entropy_check.check(MANY_ROWS, broken, Device())
-    cross_entropy_check.check_scale(SCALE, broken, Device())
+    for scale in FACTORS:
+        cross_entropy_check.check_scale(scale, broken, Device())
 
 
 def check_embedding(mutation, sources):

@@ -36,7 +36,8 @@ def test_registered(name, key):
 def test_scale_passes_opcheck(dtype):
     factor = torch.tensor(0.5, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
     operator = torch.ops.makemore_ext.cross_entropy_scale_.default
-    torch.library.opcheck(operator, (torch.rand(4, 3).to(dtype), factor))
+    target = torch.tensor([0, 1, 2, 0])
+    torch.library.opcheck(operator, (torch.rand(4, 3).to(dtype), factor, target, 0))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ def test_scale_passes_opcheck(dtype):
 )
 def test_scale_refuses(gradient, factor, message):
     with pytest.raises(RuntimeError, match=message):
-        torch.ops.makemore_ext.cross_entropy_scale_(gradient, factor)
+        torch.ops.makemore_ext.cross_entropy_scale_(gradient, factor, torch.tensor(0), -100)
 
 
 @needs_cuda_build

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 #include "../../arguments.h"
 #include "../simd/elementary.h"
@@ -57,6 +58,12 @@ struct alignas(64) BlockState {
   Compute<T> scale[kBlockRows];
   Compute<T> offset[kBlockRows];
 };
+
+// What the mean divides by, of the weights of all targets. Where those are 0 there is no mean, as
+// torch has it, whatever label smoothing or the square of lse adds to the losses.
+inline double mean_divisor(double total_weight) {
+  return total_weight == 0 ? std::numeric_limits<double>::quiet_NaN() : total_weight;
+}
 
 // Adds exponentials of what is left to the maximum. Four are added before they are widened, two
 // roundings that a sum of many does not see; but beside that of the maximum itself, which is 1, a

@@ -144,7 +144,7 @@ void cross_entropy_forward(const CrossEntropyArguments<T>& arguments, Compute<T>
   const bool reduced = arguments.reduction != Reduction::none;
   // Before the threads start: an exception must not cross them.
   *total_weight = check_targets(arguments);
-  const double divisor = arguments.reduction == Reduction::mean ? *total_weight : 1.0;
+  const double divisor = arguments.reduction == Reduction::mean ? mean_divisor(*total_weight) : 1.0;
 
   with_layout(arguments, gradient, true,
               [&](const auto& blocks, const auto& targets, const auto& make_worker) {
@@ -192,7 +192,7 @@ void cross_entropy_backward(const CrossEntropyArguments<T>& arguments,
                             const double* statistics, double total_weight, RowView<T> gradient) {
   const RowShape& shape = arguments.shape;
   check_targets(arguments);
-  const double divisor = arguments.reduction == Reduction::mean ? total_weight : 1.0;
+  const double divisor = arguments.reduction == Reduction::mean ? mean_divisor(total_weight) : 1.0;
 
   with_layout(arguments, gradient, false,
               [&](const auto& blocks, const auto& targets, const auto& make_worker) {

@@ -32,6 +32,11 @@ static __device__ __noinline__ double log_once(double x) {
   return ::log(x);
 }
 
+// What the mean divides by: see csrc/cpu/cross_entropy/block.h.
+__device__ inline double mean_divisor(double total_weight) {
+  return total_weight == 0 ? static_cast<double>(NAN) : total_weight;
+}
+
 // What one launch is to do.
 template <typename T>
 struct CrossEntropyTask {
@@ -195,7 +200,8 @@ class RowState {
   __device__ void write_factors(BlockFactors<T>& factors, int i) const {
     using C = Compute<T>;
     const CrossEntropyArguments<T>& arguments = task_.arguments;
-    const double divisor = arguments.reduction == Reduction::mean ? *task_.total_weight : 1.0;
+    const double divisor =
+        arguments.reduction == Reduction::mean ? mean_divisor(*task_.total_weight) : 1.0;
     double grad_loss = 1;
     double grad_lse = 0;
     if (!task_.is_forward()) {

@@ -92,9 +92,9 @@ int64_t launch(const CrossEntropyTask<T>& task, cudaStream_t stream) {
 }
 
 template <typename Result>
-void launch_sum(const double* partial, int64_t count, const double* divisor, Result* result,
+void launch_sum(const double* partial, int64_t count, const double* total_weight, Result* result,
                 cudaStream_t stream) {
-  cross_entropy_sum<Result><<<1, kSumThreads, 0, stream>>>(partial, count, divisor, result);
+  cross_entropy_sum<Result><<<1, kSumThreads, 0, stream>>>(partial, count, total_weight, result);
   check_launch("cross_entropy_sum");
 }
 
@@ -156,13 +156,15 @@ void cross_entropy_backward(const CrossEntropyArguments<T>& arguments,
 }
 
 template <typename T>
-void cross_entropy_scale(T* gradient, int64_t count, const Compute<T>* factor, Stream stream) {
+void cross_entropy_scale(const RowShape& shape, const RowView<T>& gradient, const Indices& target,
+                         int64_t ignore_index, const Compute<T>* factor, Stream stream) {
   constexpr const char* kName = "cross_entropy_scale";
+  const int64_t count = shape.rows * shape.classes;
   if (count > 0) {
     const int64_t blocks = std::min(ceil_div(count, kSumThreads * kLanes<T>), kMostScaleBlocks);
     cross_entropy_scale_kernel<T>
         <<<grid_of(blocks, kName), kSumThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-            gradient, count, factor);
+            shape, gradient, target, ignore_index, factor);
     check_launch(kName);
   }
 }
@@ -173,7 +175,8 @@ void cross_entropy_scale(T* gradient, int64_t count, const Compute<T>* factor, S
   template void cross_entropy_backward(const CrossEntropyArguments<T>&, Vector<const Compute<T>>, \
                                        Vector<const Compute<T>>, const double*, const double*,    \
                                        RowView<T>, Stream);                                       \
-  template void cross_entropy_scale(T*, int64_t, const Compute<T>*, Stream);
+  template void cross_entropy_scale(const RowShape&, const RowView<T>&, const Indices&, int64_t,  \
+                                    const Compute<T>*, Stream);
 MAKEMORE_EXT_CUDA_DTYPES(MAKEMORE_EXT_DEFINE)
 #undef MAKEMORE_EXT_DEFINE
 

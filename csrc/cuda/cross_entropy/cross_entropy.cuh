@@ -42,29 +42,50 @@ __global__ void __launch_bounds__(kSumThreads)
   }
 }
 
-// result = the sum of `partial` [count], divided by *divisor unless that is null. One block.
+// result = the sum of `partial` [count], for the mean that by *total_weight, which is null for
+// others. One block.
 template <typename Result>
 __global__ void __launch_bounds__(kSumThreads)
-    cross_entropy_sum(const double* partial, int64_t count, const double* divisor, Result* result) {
+    cross_entropy_sum(const double* partial, int64_t count, const double* total_weight,
+                      Result* result) {
   double sum = 0;
   for (int64_t i = threadIdx.x; i < count; i += kSumThreads) {
     sum += partial[i];
   }
   sum = block_sum(sum);
   if (threadIdx.x == 0) {
-    *result = static_cast<Result>(divisor == nullptr ? sum : sum / *divisor);
+    *result =
+        static_cast<Result>(total_weight == nullptr ? sum : sum / mean_divisor(*total_weight));
   }
 }
 
 // gradient *= *factor, all of it side by side in memory: for one that forward formed, before the
-// upstream gradient was known. A factor of 1, as loss.backward() has it, costs one look.
+// upstream gradient was known. A factor of 1, as loss.backward() has it, costs one look. Of one
+// that is not finite ignored rows get nothing, as it would make NaN of their 0.
 template <typename T>
 __global__ void __launch_bounds__(kSumThreads)
-    cross_entropy_scale_kernel(T* gradient, int64_t count, const Compute<T>* factor) {
+    cross_entropy_scale_kernel(const __grid_constant__ RowShape shape,
+                               const __grid_constant__ RowView<T> rows, Indices target,
+                               int64_t ignore_index, const Compute<T>* factor) {
   const Compute<T> by = *factor;
   if (by == Compute<T>(1)) {
     return;
   }
+  const bool has_target = target.wide != nullptr || target.narrow != nullptr;
+  if (has_target && !isfinite(by)) {
+    for (int64_t row = thread_index(); row < shape.rows; row += thread_count()) {
+      if (target[row] != ignore_index) {
+        T* const dx = rows.row(shape, row);
+        MAKEMORE_EXT_NO_UNROLL
+        for (int64_t c = 0; c < shape.classes; ++c) {
+          dx[c * rows.class_stride] = narrow<T>(widen(dx[c * rows.class_stride]) * by);
+        }
+      }
+    }
+    return;
+  }
+  T* const gradient = rows.data;
+  const int64_t count = shape.rows * shape.classes;
   const auto index = static_cast<int>(thread_index());
   const auto threads = static_cast<int>(thread_count());
   Split::of(count, gradient).template for_each<T>(index, threads, [&](int64_t i, auto size) {

@@ -6,28 +6,13 @@ float64, since it cancels (1 - p of a confident row), and differentiable in its 
 autograd calls these functions too. `options` are those of options.py.
 """
 
-from typing import NamedTuple
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from makemore_ext.ops.cross_entropy.options import MEAN, NONE, Options, class_dim
 from makemore_ext.ops.tensors import compute_dtype
-
-
-class _Terms(NamedTuple):
-    """What the loss is made of, each broadcast against the logits, rows with one class."""
-
-    dim: int  # of the classes
-    log_p: Tensor
-    p: Tensor
-    lse: Tensor
-    weight: Tensor  # w
-    smoothed: Tensor  # q'
-    share: Tensor  # v
-    mass: Tensor  # A
-    valid: Tensor  # whether a row takes part
-    divisor: Tensor  # of the mean
 
 
 def _per_class(weight: Tensor, input: Tensor) -> Tensor:
@@ -37,33 +22,85 @@ def _per_class(weight: Tensor, input: Tensor) -> Tensor:
     return weight
 
 
-def _terms(input: Tensor, target: Tensor, weight: Tensor | None, options: Options) -> _Terms:
-    _, ignore_index, label_smoothing, _ = options
-    dim = class_dim(input)
-    logits = input.double()
-    largest = logits.detach().amax(dim, keepdim=True)
-    # Not logsumexp, which asks whether there are any rows, as torch.compile may not know.
-    lse = largest + (logits - largest).exp().sum(dim, keepdim=True).log()
-    log_p = logits - lse
-    w = torch.ones_like(lse) if weight is None else _per_class(weight, input)
-    if target.is_floating_point():
-        q = target.double()
-        valid = torch.ones_like(lse, dtype=torch.bool)
-        divisor = torch.ones_like(lse).sum()
-    else:
-        index = target.long().unsqueeze(dim)
-        valid = index != ignore_index
-        classes = _per_class(torch.arange(input.shape[dim], device=input.device), input)
-        hit = classes == index
-        q = hit.double()
-        divisor = torch.where(valid & hit, w, 0).sum()
+class _Terms:
+    """What the loss is made of, each broadcast against the logits, rows with one class.
+
+    What takes a pass over the logits is formed when it is first asked for.
+    """
+
+    def __init__(
+        self, input: Tensor, target: Tensor, weight: Tensor | None, options: Options
+    ) -> None:
+        self._input, self._target, self._options = input, target, options
+        self.dim = class_dim(input)
+        self._logits = input.double()
+        largest = self._logits.detach().amax(self.dim, keepdim=True)
+        # Not logsumexp, which asks whether there are any rows, as torch.compile may not know.
+        self._exp = (self._logits - largest).exp()
+        self._sum_exp = self._exp.sum(self.dim, keepdim=True)
+        self.lse = largest + self._sum_exp.log()
+        self.weight = torch.ones_like(self.lse) if weight is None else _per_class(weight, input)
+        classes = torch.sym_max(1, input.shape[self.dim])
+        self._on_target = 1 - options.label_smoothing  # 1 - s
+        self._on_class = options.label_smoothing / classes  # s / C
+        self.valid = torch.ones_like(self.lse, dtype=torch.bool)  # whether a row takes part
+        if target.is_floating_point():
+            self.divisor = torch.ones_like(self.lse).sum()  # of the mean
+            return
+        self._index = target.long().unsqueeze(self.dim)
+        self.valid = self._index != options.ignore_index
+        outside = (self._index < 0) | (self._index >= input.shape[self.dim])
+        self._inside = torch.where(outside, 0, self._index)
+        self._weights = classes if weight is None else weight.double().sum()  # of all classes
+        w = self.weight if weight is None else weight.double()[self._inside]
+        total = torch.where(self.valid & ~outside, w, 0).sum()
+        self.divisor = torch.where(total == 0, torch.nan, total)  # see csrc/cpu/.../block.h
         # An index outside, which a CUDA device cannot refuse, leaves NaN as it does in the kernels.
-        outside = (index < 0) | (index >= input.shape[dim])
-        q = torch.where(valid & outside, torch.nan, q)
-    smoothed = (1 - label_smoothing) * q + label_smoothing / torch.sym_max(1, input.shape[dim])
-    share = w * smoothed
-    mass = share.sum(dim, keepdim=True)
-    return _Terms(dim, log_p, log_p.exp(), lse, w, smoothed, share, mass, valid, divisor)
+        self._target_weight = torch.where(self.valid & outside, torch.nan, w)
+
+    @cached_property
+    def p(self) -> Tensor:
+        return self._exp / self._sum_exp
+
+    @cached_property
+    def log_p(self) -> Tensor:
+        return self._logits - self.lse
+
+    @cached_property
+    def smoothed(self) -> Tensor:
+        """Q'."""
+        if self._target.is_floating_point():
+            return self._on_target * self._target.double() + self._on_class
+        classes = torch.arange(self._input.shape[self.dim], device=self._input.device)
+        hit = _per_class(classes, self._input) == self._index
+        return self._on_target * hit.double() + self._on_class
+
+    @cached_property
+    def share(self) -> Tensor:
+        """V."""
+        return self.weight * self.smoothed
+
+    @cached_property
+    def mass(self) -> Tensor:
+        """A."""
+        return self.shared(None)
+
+    def shared(self, vector: Tensor | None) -> Tensor:
+        """The sum of v times a vector over the classes, or of v alone."""
+        if self._target.is_floating_point():
+            terms = self.share if vector is None else self.share * vector
+            return terms.sum(self.dim, keepdim=True)
+        of_target = self._on_target * self._target_weight
+        if vector is None:
+            return of_target + self._on_class * self._weights
+        of_target = of_target * vector.gather(self.dim, self._inside)
+        if self._options.label_smoothing == 0:
+            return of_target
+        return of_target + self._on_class * (self.weight * vector).sum(self.dim, keepdim=True)
+
+
+def _terms(input: Tensor, target: Tensor, weight: Tensor | None, options: Options) -> _Terms:
+    return _Terms(input, target, weight, Options(*options))
 
 
 def _upstream(grad_loss: Tensor, t: _Terms, options: Options) -> Tensor:
@@ -129,17 +166,70 @@ def _curvature(
 
 
 def gradients_of_target(
-    grad_loss: Tensor, input: Tensor, target: Tensor, weight: Tensor | None, options: Options
+    grad_loss: Tensor,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    statistics: Tensor | None,
+    options: Options,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients for target probabilities and weight; None for class indices."""
+    """The gradients for target probabilities and weight; None for class indices.
+
+    `statistics`: of the forward pass, where nothing differentiates the result or looks at it while
+    it is formed. They spare the sums over classes.
+    """
     if not target.is_floating_point():
         return None, None
+    if statistics is not None and input.is_cpu:
+        return _gradients_from_statistics(grad_loss, input, target, weight, statistics, options)
     t = _terms(input, target, weight, options)
     upstream = _upstream(grad_loss, t, options)
     grad_target = _times_log_p(-upstream * t.weight * (1 - options[2]), t).to(target.dtype)
     if weight is None:
         return grad_target, None
     return grad_target, _over_rows(_times_log_p(-upstream * t.smoothed, t), t).to(weight.dtype)
+
+
+def _gradients_from_statistics(
+    grad_loss: Tensor,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    statistics: Tensor,
+    options: Options,
+) -> tuple[Tensor, Tensor | None]:
+    """In the dtype that is computed in, and few passes.
+
+    log_p = (x - max) - log_sum does not cancel: neither part is positive.
+    """
+    dim, dtype = class_dim(input), compute_dtype(input)
+    largest, sum_exp, _ = statistics.unsqueeze(dim + 1).unbind()
+    upstream = -grad_loss.double()
+    if options[0] == MEAN:
+        upstream = upstream / sum_exp.numel()
+    if options[0] == NONE:
+        upstream = upstream.unsqueeze(dim)
+    log_p = input.to(dtype) - largest.to(dtype)
+    log_p -= sum_exp.log().to(dtype)
+    per_row = (upstream * (1 - options[2])).to(dtype)
+    per_class = largest.new_ones(1) if weight is None else _per_class(weight, input)
+    grad_weight = per_class
+    if weight is not None:
+        terms = target.to(dtype) * (1 - options[2])
+        terms += options[2] / input.shape[dim]
+        terms *= upstream.to(dtype)
+        ruled_out = (terms == 0) & (log_p == -torch.inf)
+        terms *= log_p
+        rows = [other for other in range(input.dim()) if other != dim]
+        terms.masked_fill_(ruled_out, 0)
+        grad_weight = terms.sum(rows, dtype=torch.float64) if rows else terms
+    if not (per_row.all() and per_class.all()):  # see _times_log_p
+        log_p.masked_fill_((per_row * per_class == 0) & (log_p == -torch.inf), 0)
+    log_p *= per_row
+    if weight is None:
+        return log_p.to(target.dtype), None
+    log_p *= per_class.to(dtype)
+    return log_p.to(target.dtype), grad_weight.to(weight.dtype)
 
 
 def tangents(
@@ -158,7 +248,7 @@ def tangents(
         tangent = input_tangent.double()
         lse = (t.p * tangent).sum(t.dim, keepdim=True)
         on_lse = t.mass + 2 * options[3] * t.lse
-        rows = on_lse * lse - (t.share * tangent).sum(t.dim, keepdim=True)
+        rows = on_lse * lse - t.shared(tangent)
     share_tangent = _share_tangent(target, target_tangent, weight_tangent, t, options)
     if share_tangent is not None:
         rows = rows - _times_log_p(share_tangent, t).sum(t.dim, keepdim=True)
@@ -184,7 +274,7 @@ def second_gradients(
     if grad_loss is not None:
         upstream = _upstream(grad_loss, t, options)
         on_lse = t.mass + 2 * options[3] * t.lse
-        rows = on_lse * inner - (grad * t.share).sum(t.dim, keepdim=True)
+        rows = on_lse * inner - t.shared(grad)
         for_loss = _reduced(rows, t, options).to(grad_loss.dtype)
     if grad_lse is not None:
         for_lse = inner.squeeze(t.dim).to(grad_lse.dtype)

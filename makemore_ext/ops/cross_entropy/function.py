@@ -73,6 +73,7 @@ class CrossEntropyFunction(torch.autograd.Function):
         if grad_loss is None and grad_lse is None:
             return (None,) * 9
         input, target, weight, statistics, total_weight = ctx.saved_tensors
+        statistics, total_weight = statistics.double(), total_weight.double()  # as hooks keep them
         needs_input, needs_target, needs_weight, *_ = ctx.needs_input_grad
         if ctx.inplace_backward and (torch.is_grad_enabled() or needs_target or needs_weight):
             raise RuntimeError(
@@ -81,8 +82,9 @@ class CrossEntropyFunction(torch.autograd.Function):
             )
         grad_input = grad_target = grad_weight = None
         if grad_loss is not None and (needs_target or needs_weight):
+            is_plain = is_eager() and not torch.is_grad_enabled() and not is_batched(grad_loss)
             grad_target, grad_weight = formulas.gradients_of_target(
-                grad_loss, input, target, weight, ctx.options
+                grad_loss, input, target, weight, statistics if is_plain else None, ctx.options
             )
         if needs_input:
             if grad_loss is None:
@@ -90,7 +92,7 @@ class CrossEntropyFunction(torch.autograd.Function):
                 rows = grad_lse if ctx.options[0] == NONE else total_weight
                 grad_loss = torch.zeros_like(rows, dtype=grad_lse.dtype)
             tensors = (grad_loss, grad_lse, input, target, weight, statistics, total_weight)
-            if ctx.inplace_backward and not is_batched(grad_loss):
+            if ctx.inplace_backward and not (is_batched(grad_loss) or input.is_neg()):
                 operators.cross_entropy_backward_.default(*tensors, *ctx.options)
                 torch.autograd.graph.increment_version(input)
                 grad_input = input.detach()
@@ -183,14 +185,15 @@ class GradientInForward(torch.autograd.Function):
             return _apply_backward(grad_loss, None, *tensors, *kept, *ctx.options), None, None, None
         # One by one, as the logits may have changed by now.
         _, target, weight, gradient = ctx._raw_saved_tensors
-        for argument in (target, weight):
-            argument.unpack()
-        gradient = gradient.unpack()
+        weight.unpack()
+        target, gradient = target.unpack(), gradient.unpack()
         ctx.maybe_clear_saved_tensors()
         references = sys.getrefcount(gradient)
         if not _is_ours_alone(gradient, references):
             gradient = gradient.clone()
-        operators.cross_entropy_scale_.default(gradient, grad_loss)
+        operators.cross_entropy_scale_.default(
+            gradient, grad_loss, target, ctx.options.ignore_index
+        )
         return gradient, None, None, None
 
 
@@ -211,6 +214,8 @@ def apply(
     return_lse: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `CrossEntropyFunction`."""
+    if is_eager() and input.is_inference() and not torch.is_inference_mode_enabled():
+        input = input.clone()  # torch saves none of the logits, and so takes them
     if (
         is_eager()
         and type(input) in (Tensor, nn.Parameter)

@@ -60,7 +60,7 @@ def _(grad_output: Tensor, grad_lse: Tensor | None, input: Tensor, *_: Any) -> N
 
 
 @torch.library.register_fake("makemore_ext::cross_entropy_scale_")
-def _(gradient: Tensor, factor: Tensor) -> None:
+def _(gradient: Tensor, factor: Tensor, target: Tensor, ignore_index: int) -> None:
     return None
 
 
@@ -99,6 +99,11 @@ def _total_weight(target: Tensor, weight: Tensor | None, classes: int, ignore_in
     inside = (target >= 0) & (target < classes)  # what is not leaves NaN on a CUDA device
     row_weight = torch.where(inside, weight[torch.where(inside, target, 0)].double(), torch.nan)
     return torch.where(valid, row_weight, 0).sum(1)
+
+
+def _mean_divisor(total: Tensor) -> Tensor:
+    """As in csrc/cpu/cross_entropy/block.h."""
+    return torch.where(total == 0, torch.nan, total)
 
 
 @torch.library.register_vmap("makemore_ext::cross_entropy_forward")
@@ -147,7 +152,7 @@ def _(
         total = _total_weight(targets, weight, logits.shape[1 if vector else 2], ignore_index)
     if reduction != NONE:
         sums = losses.double().reshape(size, count).sum(1)
-        losses = (sums / total if reduction == MEAN else sums).to(losses.dtype)
+        losses = (sums / _mean_divisor(total) if reduction == MEAN else sums).to(losses.dtype)
     results = losses, statistics.reshape(3, *rows), total, lse.reshape(rows) if return_lse else lse
     return results, (0, 1, 0, 0 if return_lse else None)
 
@@ -168,7 +173,7 @@ def _(info: Any, in_dims: tuple, *arguments: Any) -> tuple[Tensor, int]:
     upstream = batch_first(grad_output, in_dims[0], size)
     if options.reduction != NONE:
         if options.reduction == MEAN:
-            upstream = upstream / batch_first(total, in_dims[6], size)
+            upstream = upstream / _mean_divisor(batch_first(total, in_dims[6], size))
         upstream = upstream.reshape(size, *([1] * len(rows))).expand(size, *rows)
     rows_shape = [size] if vector else [size * rows[0], *rows[1:]]
     lse_upstream = None

@@ -7,7 +7,6 @@ import torch
 from cross_entropy_table import MEAN, NONE, Case, Scale, ascending, confident, normal, operators
 from cuda_bench import Device
 from cuda_bench.launchers import Launchers
-from launched import NUMBERS, Placed, call
 from launched_cross_entropy import CrossEntropy, class_dim
 from torch import Tensor
 
@@ -45,7 +44,7 @@ def truth(case: Case) -> tuple[Tensor, Tensor]:
     if reduction == NONE:
         loss = loss.view(grad_output.shape)
     else:
-        loss = loss.sum() / total if reduction == MEAN else loss.sum()
+        loss = loss.sum() / (total or torch.nan) if reduction == MEAN else loss.sum()
     (gradient,) = torch.autograd.grad(
         (loss * grad_output.double()).sum() + (lse * grad_lse.double().reshape(-1)).sum(), x
     )
@@ -108,14 +107,13 @@ def check_outside(case: Case, target: int, launchers: Launchers, device: Device)
 
 
 def check_scale(scale: Scale, launchers: Launchers, device: Device) -> None:
-    gradient = torch.randn(scale.count, generator=torch.Generator().manual_seed(0)).to(scale.dtype)
-    compute = torch.float64 if scale.dtype == torch.float64 else torch.float32
-    by = torch.tensor(scale.factor, dtype=compute)
-    placed = Placed(device, gradient, scale.offset)
-    arguments = (placed.buffer, scale.count, Placed(device, by).buffer)
-    call(launchers, device, "scale", NUMBERS[scale.dtype], *arguments)
-    operators.cross_entropy_scale_(gradient, by)
-    assert placed.tensor().equal(gradient)
+    gradient, target, by = scale.tensors()
+    ignored = target == scale.ignore_index
+    if not target.is_floating_point():
+        gradient.movedim(class_dim(gradient), -1)[ignored] = 0
+    placed = scale.launch(launchers, device, gradient, target, by)
+    operators.cross_entropy_scale_(gradient, by, target, scale.ignore_index)
+    torch.testing.assert_close(placed.tensor(), gradient, rtol=0, atol=0, equal_nan=True)
 
 
 def close(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,8 +12,9 @@ from typing import Any
 import torch
 from cross_entropy_cases import indices, probabilities
 from cuda_bench import Device
-from launched import NUMBERS
-from launched_cross_entropy import CrossEntropy, class_dim
+from cuda_bench.launchers import Launchers
+from launched import NUMBERS, Placed, call
+from launched_cross_entropy import CrossEntropy, class_dim, indices_at, row_shape, row_view
 from torch import Tensor
 
 import makemore_ext  # noqa: F401  registers the operators
@@ -91,7 +94,7 @@ class Case:
     offset: int = 0  # elements by which the logits, and with them all their rows, are not aligned
     gradient_offset: int = 0
     logits: Callable[[Tensor], Tensor] = normal
-    weight: bool = False
+    weight: bool | str = False  # "0": of 0 for every class
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -125,6 +128,7 @@ class Case:
         if self.weight:
             classes = self.shape[class_dim(logits)]
             weight = torch.rand(classes, generator=generator).to(self.compute) + 0.5
+            weight *= self.weight != "0"
         return logits, target, weight
 
     def upstream(self) -> tuple[Tensor, Tensor]:
@@ -207,6 +211,7 @@ def _table() -> list[Case]:
     add("everything sum", (9, 13), weight=True, options={"reduction": SUM, **everything})
     add("all smoothing", (5, 33), options={"label_smoothing": 1.0}, dtypes=single)
     add("all ignored", (4, 1), options={"ignore_index": 0})
+    add("no weight", (5, 33), (3, 7, 4), weight="0", options=everything)
     add("z loss", (5, 33), (3, 7, 4), options={"lse_square_scale": 0.1, "reduction": NONE})
     add("probabilities", (5, 33), (3, 1030), (3, 7, 4), target="probabilities")
     add("probabilities weight smoothing", (5, 33), (3, 7, 4), target="probabilities", weight=True,
@@ -254,17 +259,58 @@ class Scale:
     offset: int
     factor: float
     dtype: torch.dtype
+    shape: tuple[int, ...] = ()  # or one class
+    target: str = "int64"  # or uint8, probabilities
+    ignore_index: int = 1
 
     @property
     def id(self) -> str:
         dtype = str(self.dtype).split(".")[1]
-        return f"scale-{self.count}x{self.factor}-{dtype}-{self.offset}"
+        shape = f"-{'x'.join(map(str, self.shape))}-{self.target}" if self.shape else ""
+        return f"scale-{self.count}x{self.factor}-{dtype}-{self.offset}{shape}"
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """gradient, target, factor; every third row is ignored."""
+        generator = torch.Generator().manual_seed(0)
+        shape = self.shape or (self.count, 1)
+        gradient = torch.randn(shape, generator=generator).to(self.dtype)
+        if self.target == "probabilities":
+            target = torch.ones_like(gradient)
+        else:
+            rows = gradient.select(class_dim(gradient), 0)
+            target = (torch.arange(rows.numel()) % 3).view(rows.shape)
+            target = target.to(getattr(torch, self.target))
+        compute = torch.float64 if self.dtype == torch.float64 else torch.float32
+        return gradient, target, torch.tensor(self.factor, dtype=compute)
+
+    def launch(
+        self, launchers: Launchers, device: Device, gradient: Tensor, target: Tensor, by: Tensor
+    ) -> Placed:
+        """Where the product is."""
+        placed, indices = Placed(device, gradient, self.offset), Placed(device, target)
+        call(
+            launchers, device, "scale", NUMBERS[self.dtype],
+            ctypes.byref(row_shape(gradient)), ctypes.byref(row_view(gradient, placed.address)),
+            ctypes.byref(indices_at(indices.address, target.dtype)), self.ignore_index,
+            Placed(device, by).buffer,
+        )  # fmt: skip
+        return placed
 
 
 SCALES = [
     *(Scale(1003, 0, 1.0, dtype) for dtype in NUMBERS),
     *(Scale(count, offset, -0.75, dtype)
       for dtype in NUMBERS for count in (1, 8, 1003) for offset in (0, 1, 7)),
+    # Factors that are not finite, which ignored rows do not get.
+    *(Scale(math.prod(shape), 1, factor, dtype, shape, target)
+      for dtype in NUMBERS
+      for factor, shape, target in (
+          (math.inf, (59, 17), "int64"), (math.nan, (5, 7, 3, 2), "uint8"),
+          (-math.inf, (9,), "int64"), (math.inf, (9,), "uint8"),
+          (math.inf, (5, 7), "probabilities"), (-0.75, (5, 7), "probabilities"),
+          (-0.75, (5, 7), "uint8"),
+      )),
     # More than a grid has threads.
     *(Scale(270_000 * 16 // dtype.itemsize, 3, -0.75, dtype) for dtype in NUMBERS),
+    *(Scale(270_000, 0, math.inf, dtype) for dtype in NUMBERS),
 ]  # fmt: skip

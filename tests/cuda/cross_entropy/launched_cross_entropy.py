@@ -36,6 +36,13 @@ def row_view(tensor: Tensor, address: int) -> RowView:
     return RowView(address, tensor.stride(class_dim(tensor)), strides)
 
 
+def indices_at(address: int, dtype: torch.dtype) -> Indices:
+    return Indices(
+        wide=address if dtype == torch.int64 else None,
+        narrow=address if dtype == torch.uint8 else None,
+    )
+
+
 class CrossEntropy:
     """One call's tensors and options, on a device; the methods are the launchers."""
 
@@ -70,10 +77,7 @@ class CrossEntropy:
         self.arguments = Arguments(
             shape=self.shape,
             logits=row_view(logits, self.logits.address),
-            target=Indices(
-                wide=address if target.dtype == torch.int64 else None,
-                narrow=address if target.dtype == torch.uint8 else None,
-            ),
+            target=indices_at(address, target.dtype),
             probabilities=row_view(target, address) if is_probabilities else RowView(),
             has_probabilities=is_probabilities,
             weight=None if self._weight is None else self._weight.address,

@@ -41,12 +41,13 @@ extern "C" int backward(int dtype, const void* arguments, const void* grad_outpu
   });
 }
 
-extern "C" int scale(int dtype, void* gradient, int64_t count, const void* factor, Stream stream) {
+extern "C" int scale(int dtype, const RowShape* shape, const void* gradient, const Indices* target,
+                     int64_t ignore_index, const void* factor, Stream stream) {
   return guarded([&] {
-#define CALL(T)                                                                   \
-  if (dtype == kNumber<T>) {                                                      \
-    cuda::cross_entropy_scale<T>(static_cast<T*>(gradient), count,                \
-                                 static_cast<const Compute<T>*>(factor), stream); \
+#define CALL(T)                                                                                 \
+  if (dtype == kNumber<T>) {                                                                    \
+    cuda::cross_entropy_scale<T>(*shape, *static_cast<const RowView<T>*>(gradient), *target,    \
+                                 ignore_index, static_cast<const Compute<T>*>(factor), stream); \
   }
     MAKEMORE_EXT_CUDA_DTYPES(CALL)
 #undef CALL

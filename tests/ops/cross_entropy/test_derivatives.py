@@ -136,6 +136,73 @@ def test_upstream_gradient(reduction, value):
     torch.testing.assert_close(*grads, equal_nan=True)
 
 
+def backward(loss, input, target, value):
+    input.requires_grad_()
+    return torch.autograd.grad(loss(input, target), input, value)[0]
+
+
+def again(loss, input, target, value):
+    """Of a graph that is kept, and so is what it holds."""
+    result = loss(input.requires_grad_(), target)
+    torch.autograd.grad(result, input, retain_graph=True)
+    return torch.autograd.grad(result, input, value, retain_graph=True)[0]
+
+
+def with_a_graph(loss, input, target, value):
+    input.requires_grad_()
+    return torch.autograd.grad(loss(input, target), input, value, create_graph=True)[0].detach()
+
+
+def batched(loss, input, target, value):
+    input.requires_grad_()
+    values = value.expand(2)
+    return torch.autograd.grad(loss(input, target), input, values, is_grads_batched=True)[0][1]
+
+
+def vmap_of_grad(loss, input, target, value):
+    function = torch.func.grad(lambda x, t: loss(x, t) * value)
+    return torch.func.vmap(function)(input[None], target[None])[0]
+
+
+WAYS = (backward, again, with_a_graph, batched, vmap_of_grad)
+IGNORING = {
+    "mean": {},
+    "sum": {"reduction": "sum"},
+    "smoothing": {"label_smoothing": 0.1},
+    "weight, smoothing": {"weight": class_weight((6, 5)), "label_smoothing": 0.1},
+    "z-loss": {"lse_square_scale": 0.1},
+}
+
+
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+@pytest.mark.parametrize("options", IGNORING.values(), ids=IGNORING)
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_ignored_rows_get_nothing_of_an_infinity(dtype, way, options, value):
+    target = indices((6, 5), torch.uint8) if value != value else indices((6, 5))
+    target[2] = ignored = 3
+    if "weight" in options:
+        options = {**options, "weight": options["weight"].to(dtype)}
+    loss = partial(mx.cross_entropy, ignore_index=ignored, **options)
+    gradient = way(loss, logits((6, 5), dtype), target, torch.tensor(value, dtype=dtype))
+    assert (gradient[target == ignored] == 0).all()
+    assert not gradient[target != ignored].isfinite().any()
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_targets_without_weight_have_no_mean(smoothing, way):
+    # What smoothing gives the other classes is divided by 0 as well.
+    target, weight = torch.tensor([0, 1, 3, 1, 0, 3]), torch.tensor([0.0, 0.0, 1.0, 2.0, 3.0])
+    options = {"weight": weight, "ignore_index": 3, "label_smoothing": smoothing}
+    results = []
+    for function in (mx.cross_entropy, F.cross_entropy):
+        loss = partial(function, **options)
+        input = logits((6, 5), torch.float32)
+        results.append((loss(input, target), way(loss, input, target, torch.tensor(2.0))))
+    torch.testing.assert_close(*results, equal_nan=True)
+
+
 def test_small_gradients_in_float16_survive_a_loss_scale():
     # 1/N p is below float16's least number before the upstream gradient is there.
     input = torch.zeros(4096, 4, dtype=torch.float16)
@@ -159,7 +226,7 @@ def test_saved_inputs_must_not_change():
 
 
 @pytest.mark.parametrize("changed", ["target", "weight"])
-@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_what_backward_was_told_must_not_change(reduction, changed):
     input = logits((6, 5), torch.float32).requires_grad_()
     arguments = {"target": indices((6, 5)), "weight": torch.ones(5)}

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from operator_calls import OTHER_SHAPES, TARGET, C, N, Refusal, X, operator_tests
+from operator_calls import TARGET, C, N, Refusal, X, operator_tests
 from torch import Tensor
 
 from makemore_ext._native import operators
@@ -30,9 +30,14 @@ CALLS = {
     "cross_entropy_forward_with_gradient": {"input": X, **LOSS},
     "cross_entropy_backward": BACKWARD,
     "cross_entropy_backward_": BACKWARD,
-    "cross_entropy_scale_": {"gradient": X, "factor": torch.tensor(0.5)},
+    "cross_entropy_scale_": {
+        "gradient": X,
+        "factor": torch.tensor(0.5),
+        "target": TARGET,
+        "ignore_index": -100,
+    },
 }
-FITS = {("cross_entropy_scale_", "gradient", damage) for damage in OTHER_SHAPES}
+FITS = {("cross_entropy_scale_", "gradient", "one class more")}
 
 *LOSSES, SCALE = CALLS
 IN_PLACE = "cross_entropy_backward_"
@@ -127,6 +132,16 @@ REFUSED: dict[str, Refusal] = {
         [SCALE],
         {"gradient": X, "factor": X[2, 3]},
         "gradient must not share memory with factor",
+    ),
+    "scaled, in the memory of target": (
+        [SCALE],
+        {"gradient": X, "target": X},
+        "gradient must not share memory with target",
+    ),
+    "scaled, too many dimensions": (
+        [SCALE],
+        {"gradient": SCATTERED, "target": torch.zeros([2] * 10, dtype=torch.int64)},
+        "gradient must have at most 8 dimensions that cannot be joined, got 10",
     ),
     "scaled, overlapping itself": (
         [SCALE],
