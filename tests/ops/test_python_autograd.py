@@ -9,17 +9,20 @@ import pytest
 from transform_cases import IS_NATIVE
 
 OPERATIONS = ("batch_norm", "cross_entropy", "embedding")
-FOLDERS = (*(f"tests/ops/{name}" for name in OPERATIONS), "tests/conversion")
+PLACES = (
+    *(f"tests/ops/{name}" for name in OPERATIONS),
+    *("tests/ops/test_scalars.py", "tests/ops/test_unusual_tensors.py", "tests/conversion"),
+)
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.long
 @pytest.mark.skipif(not IS_NATIVE, reason="this is the run on Python's autograd")
-@pytest.mark.parametrize("folder", FOLDERS)
-def test_on_the_autograd_of_python(folder):
+@pytest.mark.parametrize("place", PLACES)
+def test_on_the_autograd_of_python(place):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", folder],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", place],
         env={**environment, "MAKEMORE_EXT_AUTOGRAD": "python"},
         cwd=ROOT,
         capture_output=True,

@@ -56,8 +56,14 @@ class BatchNormFunction(torch.autograd.Function):
         if grads[0] is None:
             return (None,) * 10
         needs_input, needs_weight, needs_bias, *_ = ctx.needs_input_grad
+        *tensors, statistics = ctx.saved_tensors
         grad_input, grad_weight, grad_bias = BatchNormBackwardFunction.apply(
-            grads[0], *ctx.saved_tensors, *ctx.options, needs_input, needs_weight or needs_bias
+            grads[0],
+            *tensors,
+            statistics.double(),  # as hooks may have kept them in less
+            *ctx.options,
+            needs_input,
+            needs_weight or needs_bias,
         )
         return (
             grad_input if needs_input else None,

@@ -157,13 +157,18 @@ def _update(
     running_mean: Any, running_var: Any, statistics: Tensor, input: Tensor, options: Options
 ) -> None:
     """Takes the batch into the running statistics, apart from what is differentiated."""
-    count = 1
+    count: Any = 1
     for size in (input.shape[0], *input.shape[2:]):
         count = count * size
-    momentum = options.momentum * torch.sym_min(count, 1)  # an empty batch leaves them as they are
+    # An empty batch leaves them as they are. torch.jit.trace has sizes as tensors.
+    if isinstance(count, Tensor):
+        momentum, degrees = options.momentum * count.clamp(max=1), (count - 1).clamp(min=1)
+    else:
+        momentum = options.momentum * torch.sym_min(count, 1)
+        degrees = torch.sym_max(count - 1, 1)
     mean, variance, _ = statistics
     # One value is the operator's to refuse, when what is compiled runs.
-    unbiased = variance * ((count - options.correction) / torch.sym_max(count - 1, 1))
+    unbiased = variance * ((count - options.correction) / degrees)
     for running, new in ((running_mean, mean), (running_var, unbiased)):
         value = (1 - momentum) * running.double() + momentum * new
         running.copy_(without_functionalize(value, running) if is_functionalizing() else value)
