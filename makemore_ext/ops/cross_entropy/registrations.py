@@ -90,15 +90,24 @@ def _any_weight(weights: Tensor, dim: int) -> Tensor:
     return weights.new_ones(weights.movedim(dim, 0).shape[1:])
 
 
-def _total_weight(target: Tensor, weight: Tensor | None, classes: int, ignore_index: int) -> Tensor:
-    """The divisor of the mean for each of the samples [B, rows] of class indices."""
+def _row_weight(target: Tensor, weight: Tensor | None, classes: int, ignore_index: int) -> Tensor:
+    """The weights of class indices [B, rows], 0 where one is ignored.
+
+    `weight` is None, [C], or [B, C].
+    """
     target = target.long()
     valid = target != ignore_index
     if weight is None:
-        return valid.double().sum(1)
+        return valid.double()
     inside = (target >= 0) & (target < classes)  # what is not leaves NaN on a CUDA device
-    row_weight = torch.where(inside, weight[torch.where(inside, target, 0)].double(), torch.nan)
-    return torch.where(valid, row_weight, 0).sum(1)
+    index = torch.where(inside, target, 0)
+    found = weight[index] if weight.dim() == 1 else weight.gather(1, index)
+    return torch.where(valid, torch.where(inside, found.double(), torch.nan), 0)
+
+
+def _is_factor(target: Tensor, label_smoothing: float) -> bool:
+    """Whether a weight of each sample is no more than a factor of each row."""
+    return not target.is_floating_point() and label_smoothing == 0
 
 
 def _mean_divisor(total: Tensor) -> Tensor:
@@ -121,9 +130,12 @@ def _(
 ) -> tuple[tuple, tuple]:
     operator = torch.ops.makemore_ext.cross_entropy_forward.default
     options = (ignore_index, label_smoothing, lse_square_scale, return_lse)
-    size = info.batch_size
+    size, weights = info.batch_size, None
     if weight is not None and in_dims[2] is not None:
-        if size > 0:
+        if size > 0 and _is_factor(target, label_smoothing):
+            weights, weight = weight.movedim(in_dims[2], 0), None
+            options = (ignore_index, 0.0, 0.0, return_lse)
+        elif size > 0:
             arguments = (input, target, weight, reduction, *options)
             samples = _loop(operator, size, (*in_dims[:3], *[None] * 5), arguments)
             *columns, lses = zip(*samples, strict=True)
@@ -131,30 +143,47 @@ def _(
             if return_lse:
                 return (*stacked, torch.stack(lses)), (0, 0, 0, 0)
             return (*stacked, lses[0]), (0, 0, 0, None)
-        weight = _any_weight(weight, in_dims[2])
+        else:
+            weight = _any_weight(weight, in_dims[2])
 
     logits = batch_first(input, in_dims[0], size)
     vector = logits.dim() == 2
-    losses, statistics, _, lse = operator(
-        _fold(input, in_dims[0], size, vector),
-        _fold(target, in_dims[1], size, vector),
-        weight,
-        NONE,
-        *options,
-    )
     rows = [size, *_row_shape(logits.shape[1:])]
     count = math.prod(rows[1:])
-    losses = losses.reshape(rows)
+    lse_dim = None
+    if weights is not None and in_dims[0] is None and in_dims[1] is None:
+        losses, statistics, _, lse = operator(input, target, None, NONE, *options)
+        losses, statistics = losses.expand(rows), statistics.unsqueeze(1).expand(3, *rows)
+    else:
+        losses, statistics, _, lse = operator(
+            _fold(input, in_dims[0], size, vector),
+            _fold(target, in_dims[1], size, vector),
+            weight,
+            NONE,
+            *options,
+        )
+        losses, statistics = losses.reshape(rows), statistics.reshape(3, *rows)
+        if return_lse:
+            lse, lse_dim = lse.reshape(rows), 0
     if target.is_floating_point():
         total = torch.full((size,), count, dtype=torch.float64, device=input.device)
     else:
         targets = batch_first(target, in_dims[1], size).reshape(size, count)
-        total = _total_weight(targets, weight, logits.shape[1 if vector else 2], ignore_index)
+        classes = logits.shape[1 if vector else 2]
+        factors = _row_weight(
+            targets, weight if weights is None else weights, classes, ignore_index
+        )
+        total = factors.sum(1)
+    if weights is not None:
+        max_, sum_exp, _ = statistics.unbind()
+        valid = (targets.long() != ignore_index).view(rows)
+        squares = torch.where(valid, lse_square_scale * (max_ + sum_exp.log()).square(), 0)
+        losses = (factors.view(rows) * losses + squares).to(losses.dtype)
+        statistics = torch.stack([max_, sum_exp, factors.view(rows)])
     if reduction != NONE:
         sums = losses.double().reshape(size, count).sum(1)
         losses = (sums / _mean_divisor(total) if reduction == MEAN else sums).to(losses.dtype)
-    results = losses, statistics.reshape(3, *rows), total, lse.reshape(rows) if return_lse else lse
-    return results, (0, 1, 0, 0 if return_lse else None)
+    return (losses, statistics, total, lse), (0, 1, 0, lse_dim)
 
 
 @torch.library.register_vmap("makemore_ext::cross_entropy_backward")
@@ -162,10 +191,14 @@ def _(info: Any, in_dims: tuple, *arguments: Any) -> tuple[Tensor, int]:
     operator = torch.ops.makemore_ext.cross_entropy_backward.default
     grad_output, grad_lse, input, target, weight, statistics, total, *rest = arguments
     options, size = Options(*rest), info.batch_size
+    has_factors = False
     if weight is not None and in_dims[4] is not None:
-        if size > 0:
+        if size > 0 and _is_factor(target, options.label_smoothing):
+            has_factors, weight = True, None
+        elif size > 0:
             return torch.stack(_loop(operator, size, in_dims, arguments)), 0
-        weight = _any_weight(weight, in_dims[4])
+        else:
+            weight = _any_weight(weight, in_dims[4])
 
     logits = batch_first(input, in_dims[2], size)
     vector = logits.dim() == 2
@@ -180,6 +213,15 @@ def _(info: Any, in_dims: tuple, *arguments: Any) -> tuple[Tensor, int]:
     if grad_lse is not None:
         lse_upstream = batch_first(grad_lse, in_dims[1], size).reshape(rows_shape)
     moved = statistics.unsqueeze(1) if in_dims[5] is None else statistics.movedim(in_dims[5], 1)
+    if has_factors:
+        max_, sum_exp, factors = moved.expand(3, size, *rows).unbind()
+        on_lse = 2 * options.lse_square_scale * upstream * (max_ + sum_exp.log())
+        valid = batch_first(target, in_dims[3], size).long() != options.ignore_index
+        on_lse = torch.where(valid, on_lse, 0).to(grad_output.dtype).reshape(rows_shape)
+        lse_upstream = on_lse if lse_upstream is None else lse_upstream + on_lse
+        upstream = upstream * factors
+        moved = torch.stack([max_, sum_exp, torch.ones_like(factors)])
+        options = options._replace(lse_square_scale=0.0)
     gradient = operator(
         upstream.to(grad_output.dtype).reshape(rows_shape),
         lse_upstream,

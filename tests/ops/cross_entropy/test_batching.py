@@ -128,6 +128,45 @@ def test_jvp(options, shape, kind):
     torch.testing.assert_close(actual, expected)
 
 
+WEIGHTED = {
+    "z-loss, ignore": {"lse_square_scale": 0.2, "ignore_index": 1},
+    "lse": {"return_lse": True},
+    "all": {"lse_square_scale": 0.2, "return_lse": True, "ignore_index": 1},
+}
+
+
+@samples
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("options", WEIGHTED.values(), ids=WEIGHTED)
+@pytest.mark.parametrize("in_dims", [(0, 0, 0), (None, None, 1), (0, None, 0)], ids=str)
+def test_a_weight_of_each_sample_is_as_one_after_another(in_dims, options, reduction, dtype, shape):
+    inputs, targets = batch("indices", shape)
+    weights = torch.rand(3, 5, generator=seeded()).to(dtype)
+
+    def loss(input: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        result = mx.cross_entropy(input, target, weight, reduction=reduction, **options)
+        parts = result if isinstance(result, tuple) else (result,)
+        return sum(part.double().sin().sum() for part in parts)
+
+    function = torch.func.grad_and_value(loss)
+    arguments = [
+        tensor[0] if dim is None else tensor.movedim(0, dim)
+        for tensor, dim in zip((inputs.to(dtype), targets, weights), in_dims, strict=True)
+    ]
+    actual = torch.func.vmap(function, in_dims)(*arguments)
+    expected = [
+        function(
+            *[
+                tensor if dim is None else tensor.select(dim, index)
+                for tensor, dim in zip(arguments, in_dims, strict=True)
+            ]
+        )
+        for index in range(3)
+    ]
+    torch.testing.assert_close(actual, tuple(map(torch.stack, zip(*expected, strict=True))))
+
+
 def create_graph(function, inputs, targets):
     """The gradient of a gradient."""
     input = inputs[0].requires_grad_()
