@@ -66,10 +66,6 @@ EXCEPTIONS = {
         ("cross_entropy_columns",),
         "fewer than go at once are left: no more than the compiler unrolls",
     ),
-    "for (int64_t i = index; i < size - vectors * lanes;": (
-        ("cross_entropy_scale",),
-        "a grid has more threads than elements lie outside its vectors",
-    ),
 }
 
 
