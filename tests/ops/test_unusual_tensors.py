@@ -215,6 +215,22 @@ def test_batch_norm_of_nothing(shape, training):
         assert F.batch_norm(input, *running, training=training).shape == shape
 
 
+def test_batch_norm_of_nothing_has_second_derivatives():
+    tensors = [torch.empty(0, 3).requires_grad_(), torch.ones(3).requires_grad_()]
+    output = mx.batch_norm(tensors[0], None, None, tensors[1], training=True)
+    first = torch.autograd.grad(output.sum(), tensors, create_graph=True)
+    second = torch.autograd.grad(first[1].sum(), tensors)
+    assert torch.equal(second[1], torch.zeros(3))
+
+
+def test_a_size_is_refused_under_jvp_too():
+    def normalized(input: Tensor) -> Tensor:
+        return mx.batch_norm(input, torch.zeros(4), torch.ones(4), training=False)
+
+    with pytest.raises(RuntimeError, match="running_mean should contain 3 elements not 4"):
+        torch.func.jvp(normalized, (torch.ones(2, 3),), (torch.ones(2, 3),))
+
+
 # ---- torch.jit.trace and torch.func.functionalize ----
 
 

@@ -36,7 +36,8 @@ def check(
 def _copy(running: Tensor | None) -> Tensor | None:
     if not isinstance(running, Tensor):
         return running
-    return running.detach().clone().requires_grad_(running.requires_grad)
+    copy = running.detach().clone()
+    return copy.requires_grad_() if running.requires_grad else copy
 
 
 def check_keywords(correction: int, activation: str | None) -> None:
