@@ -20,11 +20,15 @@ OPERATIONS := tests/ops tests/fused_mlp
 CUDA_WHEELS := nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88 \
 	nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85
 
-.PHONY: help build train test compilers with-compiler cuda-check lint format benchmark clean
+# Calls of each of three operations.
+FUZZED := 67000
+
+.PHONY: help build train test fuzz compilers with-compiler cuda-check lint format benchmark clean
 
 help:
 	@echo "make train      set up, train the names network on the fused kernels, compare the backends"
 	@echo "make test       set up, check the style and the types, run every test"
+	@echo "make fuzz       200,000 random calls against torch's in float64"
 	@echo "make compilers  build with g++-11 and with clang++-14, run the operations' tests on both"
 	@echo "make cuda-check the tests of the CUDA kernels alone, which need no GPU; brings nvcc if needed"
 	@echo "make build      set up $(VENV) with the package built and installed editable"
@@ -67,6 +71,10 @@ lint: build
 test: lint
 	@echo "==> running the tests"
 	$(BIN)/pytest $(PARALLEL)
+
+fuzz: build
+	@echo "==> drawing $(FUZZED) calls of each operation"
+	$(BIN)/pytest $(PARALLEL) tests/fuzz --examples $(FUZZED)
 
 # Each oldest compiler builds a copy of the tree in a folder of its own, whose kernels for one
 # instruction set the operations' tests then run on: where there is AVX-512, `make test` has it.

@@ -15,6 +15,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=0, metavar="N", help="draw other data for each N")
+    parser.addoption(
+        "--examples", type=int, metavar="N", help="draw N random calls each in tests/fuzz"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -65,21 +65,6 @@ inline double mean_divisor(double total_weight) {
   return total_weight == 0 ? std::numeric_limits<double>::quiet_NaN() : total_weight;
 }
 
-// Adds exponentials of what is left to the maximum. Four are added before they are widened, two
-// roundings that a sum of many does not see; but beside that of the maximum itself, which is 1, a
-// float would lose most of what a confident row has left for the others.
-template <typename C>
-MAKEMORE_EXT_INLINE void add_four(const Vec<C> (&terms)[4], Wide<C>& sum) {
-  const Vec<C> together = (terms[0] + terms[1]) + (terms[2] + terms[3]);
-  if (any_at_least<C>(together, 1)) {
-    for (const Vec<C>& term : terms) {
-      sum = sum + Wide<C>::from(term);
-    }
-  } else {
-    sum = sum + Wide<C>::from(together);
-  }
-}
-
 // Calls body(i) for the rows of a block, a vector of doubles at a time: the arrays have room for
 // what the last one has too many.
 template <typename Body>

@@ -181,7 +181,7 @@ class ColumnWorker {
 
     Wide<C> sum = Wide<C>::load(state.sum_exp + i) * Wide<C>::from(exp_nonpositive<C>(step));
     // Four exponentials are added before they are widened. Those of maxima are 1, and counted apart
-    // (see add_four): of four vectors nearly all have one.
+    // (see sum_exp.h): of four vectors nearly all have one.
     Vec<C> ones{};
     const auto term = [&](int64_t c) {
       C* place = work + (c - begin) * rows_;

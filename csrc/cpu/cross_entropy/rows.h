@@ -15,6 +15,7 @@
 #include "../simd/wide.h"
 #include "block.h"
 #include "short_rows.h"
+#include "sum_exp.h"
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 
@@ -39,44 +40,8 @@ struct RowBlocks {
   }
 };
 
-// What is still in the first-level cache when it is summed, after its maximum is known. Half was
-// slower for 32,000 classes, and so was twice in float32 (benchmarks/tuning.py).
-inline constexpr int64_t kChunkBytes = 8192;
-
 // Rows shorter than this are not worth the care that stores past the caches take at either end.
 inline constexpr int64_t kStreamedRowBytes = 3072;
-
-// sum_c exp(x_c - shift); the exponentials themselves go to `kept` where that is asked for.
-// Meanwhile the next chunk is on its way.
-template <bool keep, typename T>
-inline double sum_exp(const T* x, int64_t count, Compute<T> shift, Compute<T>* kept) {
-  using C = Compute<T>;
-  constexpr int64_t lanes = kLanes<T>;
-  const auto keep_at = [&](int64_t i, Vec<C> term) {
-    if constexpr (keep) {
-      store(kept + i, term);
-    }
-    return term;
-  };
-  const auto term = [&](int64_t i) {
-    read_ahead(x + i, kChunkBytes);
-    return keep_at(i, exp_nonpositive<C>(load(x + i) - shift));
-  };
-  Wide<C> sum;
-  int64_t i = 0;
-  for (; i + 4 * lanes <= count; i += 4 * lanes) {
-    add_four<C>({term(i), term(i + lanes), term(i + 2 * lanes), term(i + 3 * lanes)}, sum);
-  }
-  for (; i + lanes <= count; i += lanes) {
-    sum = sum + Wide<C>::from(term(i));
-  }
-  if (i < count) {
-    const C lowest = -std::numeric_limits<C>::infinity();
-    const Vec<C> last = load_partial(x + i, count - i, lowest);
-    sum = sum + Wide<C>::from(keep_at(i, exp_nonpositive<C>(last - shift)));
-  }
-  return sum.sum();
-}
 
 // `after_reduce`: whether the gradient is asked for right after the sums of a block. Then the
 // exponentials are formed once, for both.

@@ -65,7 +65,7 @@ def _terms(
     for dim, size in enumerate(x.shape):
         elements = elements if dim == 1 else elements * size
     if isinstance(elements, int) and elements == 0:  # nothing, whose sums are 0, not NaN
-        elements, statistics = 1 + correction, torch.zeros_like(statistics)
+        elements, statistics = 2, torch.zeros_like(statistics)
     mean, variance, s = (_per_channel(row, input) for row in statistics.unbind())
     if training:
         # The values are those of the kernels, the derivatives those of functions of the input.
