@@ -169,6 +169,7 @@ def _update(
     mean, variance, _ = statistics
     # One value is the operator's to refuse, when what is compiled runs.
     unbiased = variance * ((count - options.correction) / degrees)
+    is_wrapped = not torch.compiler.is_compiling() and is_functionalizing()
     for running, new in ((running_mean, mean), (running_var, unbiased)):
         value = (1 - momentum) * running.double() + momentum * new
-        running.copy_(without_functionalize(value, running) if is_functionalizing() else value)
+        running.copy_(without_functionalize(value, running) if is_wrapped else value)

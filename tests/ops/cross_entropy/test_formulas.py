@@ -113,7 +113,7 @@ def by_place(values: dict[int, Tensor], dtype: torch.dtype = torch.float64):
 @table
 def test_gradients_of_target_and_weight(shape, weighted, kind, options):
     case = Case(kind, weighted, shape, options)
-    actual = formulas.gradients_of_target(case.grad_loss, *case.tensors, options)
+    actual = formulas.gradients_of_target(case.grad_loss, *case.tensors, None, options)
     no_lse = torch.zeros_like(case.grad_lse)
     expected = case.gradients(case.grad_loss, no_lse, *case.variables().values())[1:]
     torch.testing.assert_close([a for a in actual if a is not None], list(expected))
@@ -209,9 +209,10 @@ def test_a_class_that_is_ruled_out_has_no_part():
     input = torch.tensor([[1.0, -torch.inf, 2.0]])
     target, weight = torch.tensor([[0.5, 0.0, 0.5]]), torch.ones(3)
     options = Options(MEAN, -100, 0.0, 0.0)
-    _, grad_weight = formulas.gradients_of_target(torch.ones(()), input, target, weight, options)
+    one = torch.ones(())
+    _, grad_weight = formulas.gradients_of_target(one, input, target, weight, None, options)
     _, kept = formulas.gradients_of_target(
-        torch.ones(()), input[:, ::2], target[:, ::2], weight[::2], options
+        one, input[:, ::2], target[:, ::2], weight[::2], None, options
     )
     torch.testing.assert_close(grad_weight, torch.stack([kept[0], torch.zeros(()), kept[1]]))
 
