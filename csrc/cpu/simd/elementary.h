@@ -130,7 +130,11 @@ struct ReducedExp {
     const Vec<T> shifted = x * log2_e + kBiasedRound;
     const Vec<T> rounded = shifted - kBiasedRound;
     const Vec<T> r = (x - rounded * K::ln2_high) - rounded * K::ln2_low;
+#ifdef __FMA__
     exp_r = (r * polynomial(r, K::exp) + T(1)) * r + T(1);
+#else  // products are rounded, and 1 + r is the less exact the sooner it is formed
+    exp_r = r * r * polynomial(r, K::exp) + r + T(1);
+#endif
     biased_n = bit_cast<Vec<Bits<T>>>(shifted);
   }
   // exp(x) where that is a normal number. Multiplied, not added to the exponent: a NaN stays one.
