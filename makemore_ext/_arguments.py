@@ -21,6 +21,13 @@ def checked_integer(name: str, value: Any, *, minimum: int) -> int:
     return integer
 
 
+def checked_number(name: str, value: Any, *, below: float, allowed: str) -> float:
+    """`value` as a Python number; raises ValueError unless it is one in [0, below)."""
+    number = as_number(value)
+    require(isinstance(number, (int, float)) and 0 <= number < below, name, value, allowed)
+    return number
+
+
 def as_integer(value: Any) -> Any:
     """As an int what torch takes for one: an integer of numpy, or a tensor of a single one.
 

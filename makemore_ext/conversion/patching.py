@@ -76,11 +76,6 @@ class Patch:
             unpatch()
 
 
-def _is_simple() -> bool:
-    """Whether nothing is at work that Python's autograd Functions may refuse."""
-    return is_eager() and torch._C._get_tracing_state() is None
-
-
 def _are_served(*tensors: Any) -> bool:
     """Whether these are None or plain tensors, on a device that there are kernels for.
 
@@ -88,8 +83,8 @@ def _are_served(*tensors: Any) -> bool:
     """
     if has_torch_function(tensors):
         return False
-    if autograd is None and not torch.compiler.is_compiling() and not _is_simple():
-        return False
+    if autograd is None and not (torch.compiler.is_compiling() or is_eager()):
+        return False  # Python's autograd Functions may refuse what is at work
     for tensor in tensors:
         if tensor is None:
             continue

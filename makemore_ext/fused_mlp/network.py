@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from makemore_ext._arguments import as_number, checked_integer, require
+from makemore_ext._arguments import checked_integer, checked_number, require
 from makemore_ext._interrupt import deferred_interrupt
 from makemore_ext._parameters import initialize, shapes, sizes_of
 from makemore_ext.fused_mlp.checks import (
@@ -331,14 +331,9 @@ class FusedMLP:
 
 
 def _checked_momentum(momentum: Any) -> float:
-    value = as_number(momentum)
-    fits = isinstance(value, (int, float)) and 0 <= value < 1
-    require(fits, "momentum", momentum, "in [0, 1)")
-    return value
+    return checked_number("momentum", momentum, below=1, allowed="in [0, 1)")
 
 
 def _checked_weight_decay(weight_decay: Any) -> float:
-    value = as_number(weight_decay)
-    fits = isinstance(value, (int, float)) and 0 <= value < math.inf
-    require(fits, "weight_decay", weight_decay, "finite and at least 0")
-    return value
+    allowed = "finite and at least 0"
+    return checked_number("weight_decay", weight_decay, below=math.inf, allowed=allowed)

@@ -31,6 +31,7 @@ class _Terms:
     def __init__(
         self, input: Tensor, target: Tensor, weight: Tensor | None, options: Options
     ) -> None:
+        options = Options(*options)  # native autograd calls with a tuple
         self._input, self._target, self._options = input, target, options
         self.dim = class_dim(input)
         self._logits = input.double()
@@ -54,7 +55,8 @@ class _Terms:
         self._weights = classes if weight is None else weight.double().sum()  # of all classes
         w = self.weight if weight is None else weight.double()[self._inside]
         total = torch.where(self.valid & ~outside, w, 0).sum()
-        self.divisor = torch.where(total == 0, torch.nan, total)  # see csrc/cpu/.../block.h
+        # Of no weight there is no mean, as in csrc/cpu/cross_entropy/block.h.
+        self.divisor = torch.where(total == 0, torch.nan, total)
         # An index outside, which a CUDA device cannot refuse, leaves NaN as it does in the kernels.
         self._target_weight = torch.where(self.valid & outside, torch.nan, w)
 
@@ -68,7 +70,7 @@ class _Terms:
 
     @cached_property
     def smoothed(self) -> Tensor:
-        """Q'."""
+        """The target with smoothing, q'."""
         if self._target.is_floating_point():
             return self._on_target * self._target.double() + self._on_class
         classes = torch.arange(self._input.shape[self.dim], device=self._input.device)
@@ -77,12 +79,12 @@ class _Terms:
 
     @cached_property
     def share(self) -> Tensor:
-        """V."""
+        """The share of each class, v."""
         return self.weight * self.smoothed
 
     @cached_property
     def mass(self) -> Tensor:
-        """A."""
+        """The sum of the shares, A."""
         return self.shared(None)
 
     def shared(self, vector: Tensor | None) -> Tensor:
@@ -97,10 +99,6 @@ class _Terms:
         if self._options.label_smoothing == 0:
             return of_target
         return of_target + self._on_class * (self.weight * vector).sum(self.dim, keepdim=True)
-
-
-def _terms(input: Tensor, target: Tensor, weight: Tensor | None, options: Options) -> _Terms:
-    return _Terms(input, target, weight, Options(*options))
 
 
 def _upstream(grad_loss: Tensor, t: _Terms, options: Options) -> Tensor:
@@ -182,7 +180,7 @@ def gradients_of_target(
         return None, None
     if statistics is not None and input.is_cpu:
         return _gradients_from_statistics(grad_loss, input, target, weight, statistics, options)
-    t = _terms(input, target, weight, options)
+    t = _Terms(input, target, weight, options)
     upstream = _upstream(grad_loss, t, options)
     grad_target = _times_log_p(-upstream * t.weight * (1 - options[2]), t).to(target.dtype)
     if weight is None:
@@ -242,7 +240,7 @@ def tangents(
     options: Options,
 ) -> tuple[Tensor, Tensor]:
     """The tangents of loss and lse."""
-    t = _terms(input, target, weight, options)
+    t = _Terms(input, target, weight, options)
     rows, lse = torch.zeros_like(t.lse), torch.zeros_like(t.lse)
     if input_tangent is not None:
         tangent = input_tangent.double()
@@ -266,7 +264,7 @@ def second_gradients(
     options: Options,
 ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor | None, Tensor | None]:
     """From the gradient of grad_input those of grad_loss, grad_lse, input, target and weight."""
-    t = _terms(input, target, weight, options)
+    t = _Terms(input, target, weight, options)
     grad = grad_grad_input.double()
     inner = (grad * t.p).sum(t.dim, keepdim=True)
     for_loss = for_lse = for_target = for_weight = None
@@ -301,7 +299,7 @@ def second_tangent(
     options: Options,
 ) -> Tensor:
     """The tangent of grad_input."""
-    t = _terms(input, target, weight, options)
+    t = _Terms(input, target, weight, options)
     upstream = torch.zeros_like(t.lse)
     if grad_loss is not None:
         upstream = _upstream(grad_loss, t, options)
