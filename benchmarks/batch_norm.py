@@ -17,7 +17,6 @@ On the CPU large inputs are then measured once more, in a process that has jemal
 
 import argparse
 import math
-import sys
 from typing import Any
 
 import jemalloc
@@ -129,18 +128,8 @@ def main() -> None:
         if math.prod(shape) * DTYPES[dtype].itemsize >= least_bytes
         for memory_format in formats.get(len(shape), [torch.contiguous_format, torch.channels_last])
     ]
-    if arguments.under_jemalloc:
-        jemalloc.answer(results)
-        return
     title = f"batch norm, forward and backward, on {arguments.device}, {arguments.threads} threads"
-    measure.print_rows(title, [summary(result) for result in results])
-    again = jemalloc.rerun(__file__, sys.argv[1:]) if arguments.device == "cpu" else None
-    if again:
-        rows = [summary(result) for result in again["results"]]
-        measure.print_rows(f"{title}, under jemalloc", rows)
-    if not arguments.quick:
-        what = {"threads": arguments.threads, "results": results, "under_jemalloc": again}
-        measure.write("batch_norm", what, arguments.device)
+    jemalloc.finish("batch_norm", title, results, summary, arguments)
 
 
 if __name__ == "__main__":

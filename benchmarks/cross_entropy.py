@@ -18,7 +18,6 @@ On the CPU large logits are then measured once more, in a process that has jemal
 
 import argparse
 import math
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -162,19 +161,9 @@ def main() -> None:
         for shape in SHAPES
         if math.prod(shape) * DTYPES[dtype].itemsize >= least_bytes
     ]
-    if arguments.under_jemalloc:
-        jemalloc.answer(results)
-        return
     title = f"cross entropy on {arguments.device}, {arguments.threads} threads"
-    memory = "memory in sizes of the logits"
-    measure.print_rows(f"{title}; {memory}", [summary(result) for result in results])
-    again = jemalloc.rerun(__file__, sys.argv[1:]) if arguments.device == "cpu" else None
-    if again:
-        rows = [summary(result) for result in again["results"]]
-        measure.print_rows(f"{title}, under jemalloc; {memory}", rows)
-    if not arguments.quick:
-        what = {"threads": arguments.threads, "results": results, "under_jemalloc": again}
-        measure.write("cross_entropy", what, arguments.device)
+    title += "; memory in sizes of the logits"
+    jemalloc.finish("cross_entropy", title, results, summary, arguments)
 
 
 if __name__ == "__main__":

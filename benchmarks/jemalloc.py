@@ -7,18 +7,51 @@ everything: jemalloc, told never to give pages back and to take huge ones. Tenso
 torch.compile then lie in warm memory, as ours do in either case.
 """
 
+import argparse
 import ctypes
 import ctypes.util
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
+
+import measure
 
 MALLOC_CONF = "retain:true,dirty_decay_ms:-1,muzzy_decay_ms:-1,thp:always"
 PACKAGE = "libjemalloc2"  # of Debian and Ubuntu
 LARGE = 1 << 20  # bytes: results from here on take the package's cache (csrc/memory/block_cache.h)
 OPTION = "--under-jemalloc"  # tells a benchmark that it is the second run
+
+
+def finish(
+    name: str,
+    title: str,
+    results: list[dict[str, Any]],
+    summary: Callable[[dict[str, Any]], dict[str, Any]],
+    arguments: argparse.Namespace,
+) -> None:
+    """The end of a benchmark: tables of its results here and under jemalloc, and the result file.
+
+    Args:
+        name: of the result file.
+        title: of the tables.
+        results: one for each case.
+        summary: makes a row of a result.
+        arguments: the command line's: `quick`, `threads`, `device`, `under_jemalloc`.
+    """
+    if arguments.under_jemalloc:
+        answer(results)
+        return
+    measure.print_rows(title, [summary(result) for result in results])
+    again = rerun(sys.argv[0], sys.argv[1:]) if arguments.device == "cpu" else None
+    if again:
+        rows = [summary(result) for result in again["results"]]
+        measure.print_rows(f"{title}, under jemalloc", rows)
+    if not arguments.quick:
+        what = {"threads": arguments.threads, "results": results, "under_jemalloc": again}
+        measure.write(name, what, arguments.device)
 
 
 def rerun(program: str, options: list[str]) -> dict[str, Any] | None:
