@@ -14,8 +14,12 @@ export MAKEMORE_EXT_CUDA := $(or $(MAKEMORE_EXT_CUDA),$(if $(shell $(PYTHON) $(F
 # A process for each core, which takes tests from others when it has none left.
 PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 
-# What is tested of a build by another compiler.
-OPERATIONS := tests/ops tests/fused_mlp
+# What is tested of a build by another compiler, or for a sanitizer. Python's autograd is the same.
+OPERATIONS := tests/ops tests/fused_mlp --ignore=tests/ops/test_python_autograd.py
+
+# Recipes: the committed files in a folder of their own; a library of the compiler's.
+copy-tree = @mkdir -p $(COPY) && git ls-files -z | xargs -0 cp --parents --preserve=timestamps --target-directory=$(COPY)
+library = $$(g++ -print-file-name=lib$(1).so)
 
 CUDA_WHEELS := nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88 \
 	nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85
@@ -23,12 +27,13 @@ CUDA_WHEELS := nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==1
 # Calls of each of three operations.
 FUZZED := 67000
 
-.PHONY: help build train test fuzz compilers with-compiler cuda-check lint format benchmark clean
+.PHONY: help build train test fuzz sanitize compilers with-compiler cuda-check lint format benchmark clean
 
 help:
 	@echo "make train      set up, train the names network on the fused kernels, compare the backends"
 	@echo "make test       set up, check the style and the types, run every test"
 	@echo "make fuzz       200,000 random calls against torch's in float64"
+	@echo "make sanitize   the operations' tests under AddressSanitizer with UBSan, and ThreadSanitizer"
 	@echo "make compilers  build with g++-11 and with clang++-14, run the operations' tests on both"
 	@echo "make cuda-check the tests of the CUDA kernels alone, which need no GPU; brings nvcc if needed"
 	@echo "make build      set up $(VENV) with the package built and installed editable"
@@ -76,6 +81,29 @@ fuzz: build
 	@echo "==> drawing $(FUZZED) calls of each operation"
 	$(BIN)/pytest $(PARALLEL) tests/fuzz --examples $(FUZZED)
 
+# A copy of the tree is built with a sanitizer, whose runtime is in the process before Python is.
+# What Python never frees is not looked at, nor what torch does by itself.
+sanitize: sanitize-address sanitize-thread
+
+sanitize-address: SANITIZER = -fsanitize=address,undefined
+sanitize-address: RUNTIME = LD_PRELOAD="$(call library,asan) $(call library,stdc++)" \
+	ASAN_OPTIONS="detect_leaks=0 $(REPORT)" UBSAN_OPTIONS=$(REPORT)
+sanitize-thread: SANITIZER = -fsanitize=thread
+sanitize-thread: RUNTIME = LD_PRELOAD=$(call library,tsan) OMP_NUM_THREADS=4 \
+	TSAN_OPTIONS="halt_on_error=1 suppressions=$(abspath $(COPY))/tests/sanitize/thread.txt $(REPORT)"
+sanitize-%: COPY = build/sanitizers/$*
+sanitize-%: FLAGS = $(SANITIZER) -fno-sanitize-recover=all
+sanitize-%: REPORT = log_path=$(abspath $(COPY))/report
+sanitize-%: build
+	@echo "==> building with $(SANITIZER)"
+	$(copy-tree)
+	cd $(COPY) && CXX=g++ CXXFLAGS="$(FLAGS) -O1 -g1 -Wno-error" LDFLAGS="$(FLAGS)" MAKEMORE_EXT_CUDA=0 \
+		$(abspath $(BIN))/python setup.py --quiet build_ext --inplace
+	@echo "==> running the tests of what it built"
+	@rm -f $(COPY)/report.*
+	cd $(COPY) && $(RUNTIME) $(abspath $(BIN))/python -m pytest $(PARALLEL) $(OPERATIONS) tests/memory -k 'not inductor' \
+		|| { cat report.*; exit 1; }
+
 # Each oldest compiler builds a copy of the tree in a folder of its own, whose kernels for one
 # instruction set the operations' tests then run on: where there is AVX-512, `make test` has it.
 # COMPILER is CXX for the build alone: torch.compile would take it too, and clang lacks OpenMP.
@@ -86,8 +114,7 @@ compilers: build
 with-compiler: COPY = build/compilers/$(COMPILER)
 with-compiler:
 	@echo "==> building with $(COMPILER)"
-	@mkdir -p $(COPY)
-	@git ls-files -z | xargs -0 cp --parents --preserve=timestamps --target-directory=$(COPY)
+	$(copy-tree)
 	cd $(COPY) && CXX=$(COMPILER) MAKEMORE_EXT_CUDA=0 $(abspath $(BIN))/python setup.py --quiet build_ext --inplace
 	@echo "==> running the operations' tests on its $(CAPABILITY) kernels"
 	cd $(COPY) && MAKEMORE_EXT_CPU_CAPABILITY=$(CAPABILITY) $(abspath $(BIN))/python -m pytest $(PARALLEL) $(OPERATIONS)

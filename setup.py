@@ -7,7 +7,8 @@ holds derivatives, on the C++ API of the torch that is there.
 Ninja runs the compilers, says how far it is, and compiles again only what a change touches.
 
 MAKEMORE_EXT_CUDA=0 leaves CUDA out, =1 makes its absence an error. TORCH_CUDA_ARCH_LIST names other
-architectures than ARCHITECTURES. MAX_JOBS bounds how many compilers run at once.
+architectures than ARCHITECTURES. CXX is the compiler, CXXFLAGS are flags after ours, for C++ alone.
+MAX_JOBS bounds how many compilers run at once.
 """
 
 import json
@@ -44,6 +45,8 @@ ARCHITECTURES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "11.0", "12.0+PTX")
 
 BUILD = Path("build/objects")
 COMPILER = shlex.split(os.environ.get("CXX", "")) or ["c++"]
+ASKED_FLAGS = shlex.split(os.environ.get("CXXFLAGS", ""))
+STRIPPED = [] if any(flag.startswith("-g") for flag in ASKED_FLAGS) else ["-s"]
 FLAGS = [
     "-std=c++20",
     "-O3",
@@ -190,7 +193,8 @@ def plan_objects(cuda: Cuda | None) -> dict[str, tuple[str, str]]:
     def add(folder: str, sources: Iterable[Path], command: list[str]) -> None:
         for source in sorted(sources):
             target = BUILD / folder / source.relative_to("csrc").with_suffix(".o")
-            plan[str(target)] = (str(source), shlex.join(command))
+            flags = ASKED_FLAGS if source.suffix == ".cpp" else []
+            plan[str(target)] = (str(source), shlex.join([*command, *flags]))
 
     for capability, flags in KERNEL_BUILDS.items():
         kernels = Path("csrc/cpu").glob("*/*.cpp")
@@ -294,7 +298,7 @@ setup(
             sources=[],
             library_dirs=library_paths(),
             libraries=["c10", "torch", "torch_cpu"],
-            extra_link_args=["-s"],
+            extra_link_args=STRIPPED,
             language="c++",
         ),
         Extension(
@@ -302,7 +306,7 @@ setup(
             sources=[],
             library_dirs=library_paths(),
             libraries=["c10", "torch", "torch_cpu", "torch_python"],
-            extra_link_args=["-s"],
+            extra_link_args=STRIPPED,
             language="c++",
         ),
     ],

@@ -9,13 +9,44 @@
 #include "../memory/block_cache.h"
 #include "entries.h"
 
+#ifdef __SANITIZE_THREAD__
+extern "C" void __tsan_release(void* moment);
+extern "C" void __tsan_acquire(void* moment);
+#endif
+
 namespace makemore_ext {
 
 namespace cpu {
 
+namespace {
+
+// The threads of a parallel region begin after what came before it, and end before what follows.
+// ThreadSanitizer has to be told, as OpenMP is not built with it.
+enum Moment { kFork, kJoin };
+#ifdef __SANITIZE_THREAD__
+char moments[2];
+void before(Moment moment) {
+  __tsan_release(&moments[moment]);
+}
+void after(Moment moment) {
+  __tsan_acquire(&moments[moment]);
+}
+#else
+void before(Moment) {}
+void after(Moment) {}
+#endif
+
+}  // namespace
+
 void parallel_for(int64_t count, RangeFunction function, const void* context) {
-  torch::stable::parallel_for(0, count, 1,
-                              [&](int64_t begin, int64_t end) { function(begin, end, context); });
+  const auto run = [&](int64_t begin, int64_t end) {
+    after(kFork);
+    function(begin, end, context);
+    before(kJoin);
+  };
+  before(kFork);
+  torch::stable::parallel_for(0, count, 1, run);
+  after(kJoin);
 }
 
 }  // namespace cpu

@@ -1,6 +1,7 @@
 """What setup.py decides before anything is compiled: the compiler, CUDA, how many jobs."""
 
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -11,10 +12,12 @@ import setuptools
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
+PATH = os.environ["PATH"]
 VARIABLES = (
     "CUDA_HOME",
     "CUDA_PATH",
     "CXX",
+    "CXXFLAGS",
     "MAKEMORE_EXT_CUDA",
     "MAX_JOBS",
     "TORCH_CUDA_ARCH_LIST",
@@ -207,3 +210,15 @@ def test_long_description_has_no_relative_links(setup_py):
     links = [part.split(")")[0] for part in text.split("](")[1:]]
     assert links
     assert all(link.startswith(("https://", "#")) for link in links)
+
+
+def test_flags_of_the_caller_come_last(setup_py, monkeypatch):
+    monkeypatch.setenv("PATH", PATH)
+    plan = setup_py("plan_objects", None, CXXFLAGS="-O1 -DNAME='a b'")
+    assert all(command.endswith("-O1 '-DNAME=a b'") for _, command in plan.values())
+
+
+@pytest.mark.parametrize(("flags", "stripped"), [("", ["-s"]), ("-O1", ["-s"]), ("-O1 -g1", [])])
+def test_symbols_stay_where_they_are_asked_for(flags, stripped, setup_py, monkeypatch):
+    monkeypatch.setenv("CXXFLAGS", flags)
+    assert runpy.run_path("setup.py")["STRIPPED"] == stripped
