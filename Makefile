@@ -87,10 +87,10 @@ sanitize: sanitize-address sanitize-thread
 
 sanitize-address: SANITIZER = -fsanitize=address,undefined
 sanitize-address: RUNTIME = LD_PRELOAD="$(call library,asan) $(call library,stdc++)" \
-	ASAN_OPTIONS="detect_leaks=0 $(REPORT)" UBSAN_OPTIONS=$(REPORT)
+	ASAN_OPTIONS="detect_leaks=0 allocator_may_return_null=1 $(REPORT)" UBSAN_OPTIONS=$(REPORT)
 sanitize-thread: SANITIZER = -fsanitize=thread
 sanitize-thread: RUNTIME = LD_PRELOAD=$(call library,tsan) OMP_NUM_THREADS=4 \
-	TSAN_OPTIONS="halt_on_error=1 suppressions=$(abspath $(COPY))/tests/sanitize/thread.txt $(REPORT)"
+	TSAN_OPTIONS="halt_on_error=1 report_mutex_bugs=0 allocator_may_return_null=1 suppressions=$(abspath $(COPY))/tests/sanitize/thread.txt $(REPORT)"
 sanitize-%: COPY = build/sanitizers/$*
 sanitize-%: FLAGS = $(SANITIZER) -fno-sanitize-recover=all
 sanitize-%: REPORT = log_path=$(abspath $(COPY))/report

@@ -27,6 +27,7 @@ from makemore_ext.ops.cross_entropy import (
     CrossEntropyFunction,
     CrossEntropyLoss,
     cross_entropy,
+    parallel_cross_entropy,
 )
 from makemore_ext.ops.embedding import EmbeddingFunction, embedding
 
@@ -50,6 +51,7 @@ __all__ = [
     "embedding",
     "empty_cache",
     "makemore",
+    "parallel_cross_entropy",
     "patch",
     "reference",
     "revert",
@@ -64,7 +66,7 @@ def build_info() -> dict[str, _Any]:
     `cpu_capability` is "default", "avx2" or "avx512": the best this processor has, or what the
     environment variable MAKEMORE_EXT_CPU_CAPABILITY asked for. `cuda_architectures` is a list as
     ["8.0", "9.0+PTX"], None where the kernels for CUDA were not built. `autograd` is "native", or
-    "python" and why: so far of `embedding` alone, the others' derivatives are Python's.
+    "python" and why.
     """
     return {
         "version": __version__,

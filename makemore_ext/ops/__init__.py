@@ -10,7 +10,8 @@ A short operation is one file, its `__init__.py`. A longer one has there what is
 - `function.py`: the autograd Functions around the operators, for a torch that native autograd was
   not built with;
 - `functional.py`: the functional form, with its docstring; it asks makemore_ext._autograd first;
-- `modules.py`: the layers.
+- `modules.py`: the layers;
+- `parallel.py`: of tensors that are sharded over the processes of a group.
 
 Each file may use those above it. What operations share is in `tensors.py` and `autograd.py`.
 """
