@@ -61,7 +61,10 @@ template <typename T>
 void embedding_forward(Matrix<const T> weight, Vector<const int64_t> indices, Matrix<T> output) {
   const int64_t features = weight.columns;
   check_indices(indices, output.rows, weight.rows);
-  const int64_t tokens_per_piece = std::max<int64_t>(1, 4096 / std::max<int64_t>(1, features));
+  if (features == 0) {
+    return;  // a result without memory, which memcpy must not be given
+  }
+  const int64_t tokens_per_piece = std::max<int64_t>(1, 4096 / features);
   for_each_piece(output.rows, tokens_per_piece, output.rows * features,
                  [&](int64_t, int64_t begin, int64_t end) {
                    for (int64_t token = begin; token < end; ++token) {
@@ -94,7 +97,7 @@ void embedding_backward(Matrix<const T> grad_output, Vector<const int64_t> indic
   sort_positions(indices, grad_output.rows, vocabulary, first.data(), order.data());
 
   const int64_t elements = (grad_output.rows + vocabulary) * features;
-  const int64_t rows_per_piece = std::max<int64_t>(1, 4096 / std::max<int64_t>(1, features));
+  const int64_t rows_per_piece = std::max<int64_t>(1, 4096 / features);
   for_each_piece(vocabulary, rows_per_piece, elements, [&](int64_t, int64_t begin, int64_t end) {
     constexpr int64_t kFeatures = 64;  // whose sums stay in registers or the first-level cache
     for (int64_t v = begin; v < end; ++v) {
