@@ -298,7 +298,7 @@ setup(
             sources=[],
             library_dirs=library_paths(),
             libraries=["c10", "torch", "torch_cpu"],
-            extra_link_args=STRIPPED,
+            extra_link_args=[*STRIPPED],
             language="c++",
         ),
         Extension(
@@ -306,7 +306,7 @@ setup(
             sources=[],
             library_dirs=library_paths(),
             libraries=["c10", "torch", "torch_cpu", "torch_python"],
-            extra_link_args=STRIPPED,
+            extra_link_args=[*STRIPPED],
             language="c++",
         ),
     ],
