@@ -6,10 +6,13 @@ from typing import Any
 from unittest import mock
 
 import torch
+from support import upstream
 from torch import Tensor
 from torch import distributed as dist
 
 import makemore_ext as mx
+
+SENDING = ("all_reduce", "all_gather", "all_gather_into_tensor", "broadcast", "reduce", "barrier")
 
 
 def shard(tensor: Tensor, sizes: list[int], dim: int) -> Tensor:
@@ -28,29 +31,15 @@ def loss_and_gradient(
     with counted(sent["forward"]):
         result = mx.parallel_cross_entropy(leaf * 1, target, **options)
     loss, *lse = result if isinstance(result, tuple) else (result,)
-    total = (loss.double() * upstream(loss)).sum()
-    if lse:
-        total = total + (lse[0].double() * upstream(lse[0])).sum()
     with counted(sent["backward"]):
-        total.backward()
+        torch.autograd.backward([loss, *lse], [upstream(loss), *map(upstream, lse)])
     return {"loss": loss.detach(), "grad": leaf.grad, "lse": [v.detach() for v in lse], **sent}
-
-
-def upstream(value: Tensor) -> Tensor:
-    """The same in every dtype."""
-    steps = torch.linspace(0.5, 2, value.numel(), dtype=torch.float64)
-    return steps.bfloat16().double().view(value.shape)
 
 
 def counted(counts: Counter) -> Any:
     """In its context every call that sends is counted, by name."""
-    patches = mock.patch.multiple(
-        dist, **{name: _counting(getattr(dist, name), name, counts) for name in SENDING}
-    )
-    return patches
-
-
-SENDING = ("all_reduce", "all_gather", "all_gather_into_tensor", "broadcast", "reduce", "barrier")
+    counting = {name: _counting(getattr(dist, name), name, counts) for name in SENDING}
+    return mock.patch.multiple(dist, **counting)
 
 
 def _counting(function: Any, name: str, counts: Counter) -> Any:

@@ -1,7 +1,5 @@
 """Processes of a gloo group on this machine, and what they are asked to do."""
 
-from __future__ import annotations
-
 import datetime
 import traceback
 from collections.abc import Callable
@@ -65,6 +63,6 @@ def _serve(rank: int, count: int, store: str, pipe: Any) -> None:
         try:
             pipe.send(function(*arguments))
         except Exception as error:
-            error.add_note(traceback.format_exc())
+            traceback.print_exc()
             pipe.send(error)
     dist.destroy_process_group()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from cross_entropy_cases import DTYPES, OPTIONS, doubled, indices, logits, with_weight
 from loss_calls import (
     call,
     in_group_of,
@@ -9,26 +10,17 @@ from loss_calls import (
     of_probabilities,
     second_derivative,
     under_compile,
-    upstream,
     without_the_first,
 )
 from ranks import Ranks
-from support import seeded
+from support import upstream
 
 import makemore_ext as mx
 
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SIZES = {"even": [7, 7], "uneven": [1, 12], "three": [3, 1, 9]}
-SHAPES = ((9,), (), (3, 4))  # of the targets
-OPTIONS = {
-    "plain": {},
-    "sum": {"reduction": "sum"},
-    "none": {"reduction": "none"},
-    "ignore": {"ignore_index": 0},
-    "smoothing": {"label_smoothing": 0.1},
-    "all smoothing": {"label_smoothing": 1.0, "reduction": "sum"},
-    "weight": {"weight": True},
-    "weight ignore smoothing": {"weight": True, "ignore_index": 1, "label_smoothing": 0.3},
+ROWS = ((9,), (), (3, 4))
+MORE = {
+    **OPTIONS,
     "z-loss": {"lse_square_scale": 0.01, "reduction": "none"},
     "lse": {"return_lse": True, "ignore_index": 2, "reduction": "none"},
     "in place": {"inplace_backward": True, "weight": True, "label_smoothing": 0.1},
@@ -45,32 +37,22 @@ def ranks(request, tmp_path_factory):
 
 
 def problem(rows, sizes, dtype, options):
-    generator = seeded(len(rows))
-    classes = sum(sizes)
-    shape = (*rows[:1], classes, *rows[1:]) if rows else (classes,)
-    input = (3 * torch.randn(shape, dtype=torch.float64, generator=generator)).to(dtype)
-    target = torch.randint(0, classes, rows, generator=generator)
-    if options.get("weight"):
-        weight = torch.rand(classes, dtype=torch.float64, generator=generator) + 0.5
-        options = {**options, "weight": weight.to(dtype)}
-    return input, target, options
+    shape = (*rows[:1], sum(sizes), *rows[1:])
+    return logits(shape, dtype), indices(shape), with_weight(options, shape, dtype)
 
 
 def truth(input, target, options):
     """In one process and float64, of the same values."""
     leaf = input.double().requires_grad_()
-    options = {k: v.double() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
-    options.pop("inplace_backward", None)
-    result = mx.cross_entropy(leaf, target, **options)
+    result = mx.cross_entropy(leaf * 1, target, **doubled(options))
     loss, *lse = result if isinstance(result, tuple) else (result,)
-    total = (loss * upstream(loss)).sum() + sum((v * upstream(v)).sum() for v in lse)
-    total.backward()
+    torch.autograd.backward([loss, *lse], [upstream(loss), *map(upstream, lse)])
     return loss.detach(), leaf.grad, [v.detach() for v in lse]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rows", SHAPES, ids=str)
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("rows", ROWS, ids=str)
+@pytest.mark.parametrize("options", MORE.values(), ids=MORE)
 def test_of_all_logits(ranks, options, rows, dtype):
     input, target, options = problem(rows, ranks.sizes, dtype, options)
     answers = ranks.results(loss_and_gradient, input, target, ranks.sizes, options)
@@ -88,7 +70,7 @@ def test_of_all_logits(ranks, options, rows, dtype):
             torch.testing.assert_close(ours.double(), theirs, rtol=tight.get("rtol", 1e-6), atol=0)
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("options", MORE.values(), ids=MORE)
 def test_two_messages_forward_and_none_backward(ranks, options):
     input, target, options = problem((5,), ranks.sizes, torch.float32, options)
     for answer in ranks.results(loss_and_gradient, input, target, ranks.sizes, options):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from support import upstream
 from torch import Tensor
 
 Function = Callable[..., Tensor]
@@ -75,11 +76,6 @@ def run(call: Call, function: Function) -> dict[str, Tensor]:
     return results
 
 
-def _upstream(output: Tensor) -> Tensor:
-    values = torch.linspace(0.5, 2, output.numel(), dtype=torch.float64)
-    return values.bfloat16().to(output.dtype).view(output.shape)  # the same in every dtype
-
-
 def _named(
     kind: str, leaves: dict[str, Tensor], grads: Sequence[Tensor | None]
 ) -> dict[str, Tensor]:
@@ -94,15 +90,15 @@ def _value(of: Function, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
 def _backward(of: Function, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
     values = [value.requires_grad_() for value in leaves.values()]
     output = of(*values)
-    grads = torch.autograd.grad(output, values, _upstream(output), allow_unused=True)
+    grads = torch.autograd.grad(output, values, upstream(output), allow_unused=True)
     return {"output": output.detach(), **_named("gradient", leaves, grads)}
 
 
 def _double_backward(of: Function, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
     values = [value.requires_grad_() for value in leaves.values()]
     output = of(*values)
-    first = torch.autograd.grad(output, values, _upstream(output), create_graph=True)
-    total = sum((grad * _upstream(grad)).sum() for grad in first)
+    first = torch.autograd.grad(output, values, upstream(output), create_graph=True)
+    total = sum((grad * upstream(grad)).sum() for grad in first)
     if not isinstance(total, Tensor) or not total.requires_grad:
         return {}
     second = torch.autograd.grad(total, values, allow_unused=True)
@@ -111,7 +107,7 @@ def _double_backward(of: Function, leaves: dict[str, Tensor]) -> dict[str, Tenso
 
 def _jvp(of: Function, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
     values = tuple(leaves.values())
-    tangents = tuple(_upstream(value) for value in values)
+    tangents = tuple(upstream(value) for value in values)
     output, tangent = torch.func.jvp(of, values, tangents)
     return {"output": output, "tangent": tangent}
 
@@ -123,7 +119,7 @@ def _vmap(of: Function, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
 def _vmap_of_grad(of: Function, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
     def total(*values: Tensor) -> Tensor:
         output = of(*values)
-        return (output * _upstream(output)).sum()
+        return (output * upstream(output)).sum()
 
     return {"gradient": torch.func.vmap(torch.func.grad(total))(*_stacked(leaves))}
 

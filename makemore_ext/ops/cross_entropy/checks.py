@@ -4,13 +4,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy as torch_cross_entropy  # whatever F's becomes
 
-from makemore_ext.ops.cross_entropy.options import REDUCTIONS, class_dim
+from makemore_ext._arguments import as_integer, as_number
+from makemore_ext.ops.cross_entropy.options import REDUCTIONS, Options, class_dim
 from makemore_ext.ops.tensors import FLOATING, check_device, describe, overlaps_itself
 
 INDICES = (torch.int64, torch.uint8)
 
 
-def check(
+def checked_options(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None,
@@ -18,8 +19,10 @@ def check(
     reduction: str,
     label_smoothing: float,
     lse_square_scale: float,
-) -> None:
-    """Raises unless the arguments of `cross_entropy` are such as its docstring says."""
+) -> Options:
+    """The options; raises unless all arguments are as the docstring of `cross_entropy` says."""
+    ignore_index, label_smoothing = as_integer(ignore_index), as_number(label_smoothing)
+    lse_square_scale = as_number(lse_square_scale)
     if not is_valid(input, target, weight, ignore_index, reduction, label_smoothing):
         torch_cross_entropy(
             input,
@@ -37,6 +40,9 @@ def check(
     check_device("input", input.device)
     if not isinstance(lse_square_scale, (int, float)):
         raise TypeError(f"lse_square_scale must be a number, got {lse_square_scale!r}")
+    return Options(
+        REDUCTIONS[reduction], ignore_index, float(label_smoothing), float(lse_square_scale)
+    )
 
 
 def is_valid(

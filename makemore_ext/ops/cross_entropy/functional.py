@@ -10,12 +10,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy as torch_cross_entropy
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from makemore_ext._arguments import as_integer, as_number
 from makemore_ext._native import autograd, operators
 from makemore_ext.ops.autograd import is_eager, is_traced
-from makemore_ext.ops.cross_entropy.checks import check, check_inplace
+from makemore_ext.ops.cross_entropy.checks import check_inplace, checked_options
 from makemore_ext.ops.cross_entropy.function import apply
-from makemore_ext.ops.cross_entropy.options import REDUCTIONS, Options, class_dim
+from makemore_ext.ops.cross_entropy.options import class_dim
 from makemore_ext.ops.tensors import check_indices, checks_cuda_indices, compute_dtype
 
 
@@ -104,24 +103,21 @@ def cross_entropy(
         )
     if isinstance(input, Tensor) and isinstance(target, Tensor) and input.dim() == 1:
         target = target.squeeze() if target.shape == (1,) and input.shape != (1,) else target
-    ignore_index, label_smoothing = as_integer(ignore_index), as_number(label_smoothing)
-    lse_square_scale = as_number(lse_square_scale)
-    check(input, target, weight, ignore_index, reduction, label_smoothing, lse_square_scale)
-    options = Options(
-        REDUCTIONS[reduction], ignore_index, float(label_smoothing), float(lse_square_scale)
+    options = checked_options(
+        input, target, weight, ignore_index, reduction, label_smoothing, lse_square_scale
     )
     if input.shape[class_dim(input)] == 0:  # torch's corner cases
         loss = torch_cross_entropy(
             input,
             target,
             weight,
-            ignore_index=ignore_index,
+            ignore_index=options.ignore_index,
             reduction=reduction,
-            label_smoothing=label_smoothing,
+            label_smoothing=options.label_smoothing,
         )
         return (loss, input.logsumexp(class_dim(input))) if return_lse else loss
     if target.is_cuda and not target.is_floating_point() and is_eager() and checks_cuda_indices():
-        check_indices("target", target, input.shape[class_dim(input)], ignore_index)
+        check_indices("target", target, input.shape[class_dim(input)], options.ignore_index)
     dtype = input.dtype
     if target.is_floating_point():
         dtype = torch.promote_types(dtype, target.dtype)

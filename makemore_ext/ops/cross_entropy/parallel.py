@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from makemore_ext._arguments import as_integer, as_number
 from makemore_ext._native import operators
-from makemore_ext.ops.cross_entropy.checks import check, check_inplace
-from makemore_ext.ops.cross_entropy.options import MEAN, NONE, REDUCTIONS, Options, class_dim
+from makemore_ext.ops.cross_entropy.checks import check_inplace, checked_options
+from makemore_ext.ops.cross_entropy.options import MEAN, NONE, Options, class_dim
 from makemore_ext.ops.tensors import checks_cuda_indices, compute_dtype
 
 IGNORED = -1  # among the indices into a shard
@@ -75,18 +74,15 @@ def parallel_cross_entropy(
             all, or where one has no classes; or what `cross_entropy` refuses.
     """
     ranks = _ranks(group)
-    ignore_index, label_smoothing = as_integer(ignore_index), as_number(label_smoothing)
-    lse_square_scale = as_number(lse_square_scale)
-    check(input, target, weight, ignore_index, reduction, label_smoothing, lse_square_scale)
+    options = checked_options(
+        input, target, weight, ignore_index, reduction, label_smoothing, lse_square_scale
+    )
     if target.is_floating_point():
         raise NotImplementedError(
             f"target must hold class indices, int64 or uint8, got probabilities ({target.dtype})"
         )
     if inplace_backward:
         check_inplace(input)
-    options = Options(
-        REDUCTIONS[reduction], ignore_index, float(label_smoothing), float(lse_square_scale)
-    )
     if weight is not None:
         weight = weight.to(compute_dtype(input))
     loss, lse = ParallelCrossEntropyFunction.apply(
@@ -160,7 +156,9 @@ class ParallelCrossEntropyFunction(torch.autograd.Function):
         index = torch.where(here, index, 0)
 
         at_target = input.gather(dim, index.unsqueeze(dim)).squeeze(dim).double()
-        target_weight = here.double() if weight is None else torch.where(here, weight[index], 0.0)
+        target_weight = here.double()
+        if weight is not None:
+            target_weight = torch.where(here, weight[index].double(), 0.0)
         scale = torch.where(known.largest == largest, 1.0, (known.largest - largest).exp())
         sums = [
             torch.where(scale == 0, 0.0, known.sum_exp * scale),
@@ -189,10 +187,8 @@ class ParallelCrossEntropyFunction(torch.autograd.Function):
 
         ctx.options, ctx.shard, ctx.inplace_backward = options, shard, inplace_backward
         ctx.set_materialize_grads(False)
-        marks, statistics = (
-            torch.stack([valid, here, outside]),
-            torch.stack([largest, sum_exp, mass]),
-        )
+        marks = torch.stack([valid, here, outside])
+        statistics = torch.stack([largest, sum_exp, mass])
         ctx.save_for_backward(input, index, marks, weight, statistics, divisor)
         dtype = compute_dtype(input)
         return loss.to(dtype), lse.to(dtype)
