@@ -138,15 +138,19 @@ struct BatchNormArguments {
   Activation activation;
 };
 
-// What batch norm's backward is given and asked for. Of the gradients those are null that are not
+// What batch norm's backward is given and asked for. Of the results those are null that are not
 // needed.
 template <typename T>
 struct BatchNormGradients {
   ChannelView<const T> grad_output;
   ChannelView<const T> output;  // null without an activation
+  // sum dz and sum dz xhat of a batch that this input is a part of, divided by its elements and by
+  // those less the correction, [2, channels]; null where the input is the whole batch.
+  const double* shares;
   ChannelView<T> grad_input;
   Compute<T>* grad_weight;  // [channels]; both of these or none
   Compute<T>* grad_bias;
+  double* sums;  // sum dz and sum dz xhat of this input, [2, channels]
 };
 
 }  // namespace makemore_ext

@@ -39,6 +39,16 @@ STABLE_TORCH_LIBRARY(makemore_ext, library) {
       "Tensor statistics, bool training, float correction, int activation, "
       "bool needs_grad_input, bool needs_grad_parameters) "
       "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
+  // Of a part of the batch. Statistics [2, C] float64: mean and variance, divided by the elements.
+  // sums [2, C] float64: sum dz and sum dz xhat; shares: those of the whole batch, divided by its
+  // elements, and by its elements less the correction.
+  library.def("batch_norm_statistics(Tensor input) -> Tensor");
+  library.def(
+      "batch_norm_gradient_sums(Tensor grad_output, Tensor input, Tensor? output, "
+      "Tensor statistics, int activation) -> Tensor sums");
+  library.def(
+      "batch_norm_input_gradient(Tensor grad_output, Tensor input, Tensor? weight, "
+      "Tensor? output, Tensor statistics, Tensor shares, int activation) -> Tensor");
   // Input of any shape holds indices, int64 or int32, into weight [V, D]. padding_idx: the row that
   // gets no gradient, or -1.
   library.def("embedding(Tensor input, Tensor weight, SymInt padding_idx=-1) -> Tensor");

@@ -21,7 +21,9 @@ from makemore_ext.ops.batch_norm import (
     BatchNorm2d,
     BatchNorm3d,
     BatchNormFunction,
+    SyncBatchNorm,
     batch_norm,
+    sync_batch_norm,
 )
 from makemore_ext.ops.cross_entropy import (
     CrossEntropyFunction,
@@ -43,6 +45,7 @@ __all__ = [
     "CrossEntropyLoss",
     "EmbeddingFunction",
     "FusedMLP",
+    "SyncBatchNorm",
     "batch_norm",
     "build_info",
     "cache_info",
@@ -56,6 +59,7 @@ __all__ = [
     "reference",
     "revert",
     "set_cache_limit",
+    "sync_batch_norm",
     "unpatch",
 ]
 

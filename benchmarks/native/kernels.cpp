@@ -145,8 +145,13 @@ void batch_norm(int64_t outer, int64_t channels, int64_t inner, Activation activ
   const BatchNormArguments<T> arguments{shape, read(x), weight.data(), bias.data(),
                                         true,  0,       1e-5,          activation};
   const bool is_linear = activation == Activation::none;
-  const BatchNormGradients<T> gradients{read(grad_y), is_linear ? ChannelView<const T>{} : read(y),
-                                        view(grad_x.data()), grad_weight.data(), grad_bias.data()};
+  const BatchNormGradients<T> gradients{read(grad_y),
+                                        is_linear ? ChannelView<const T>{} : read(y),
+                                        nullptr,
+                                        view(grad_x.data()),
+                                        grad_weight.data(),
+                                        grad_bias.data(),
+                                        nullptr};
   const auto table = kernels::table<cpu::BatchNormKernels<T>>();
   const double forward =
       seconds([&] { table.forward(arguments, statistics.data(), view(y.data())); });

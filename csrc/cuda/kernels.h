@@ -77,8 +77,8 @@ template <typename T>
 int64_t batch_norm_workspace(const ChannelShape& shape);
 
 // As on the CPU, but that the running statistics are the kernels' work: training updates them, if
-// there are any, evaluation reads them into `statistics`. Without elements the statistics and the
-// gradients of weight and bias are zeros.
+// there are any, evaluation reads them into `statistics`. Without elements the statistics, the
+// gradients of weight and bias and the sums are zeros.
 template <typename T>
 void batch_norm_forward(const BatchNormArguments<T>& arguments, const RunningStatistics& running,
                         double* statistics, ChannelView<T> output, double* workspace,

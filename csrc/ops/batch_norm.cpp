@@ -13,9 +13,7 @@
 #include <vector>
 
 #include "../cpu/batch_norm/kernels.h"
-#include "channel_views.h"
-#include "entries.h"
-#include "tensors.h"
+#include "batch_norm_problem.h"
 
 namespace makemore_ext {
 namespace {
@@ -29,37 +27,9 @@ struct Running {
   double momentum;
 };
 
-void check(const Tensor& input, const OptionalTensor& weight, const OptionalTensor& bias,
-           const Options& options) {
-  STD_TORCH_CHECK(input.dim() >= 2, "input must have at least 2 dimensions, got ", input.dim());
-  if (weight) {
-    check_parameter(*weight, input.size(1), input, "weight");
-  }
-  if (bias) {
-    check_parameter(*bias, input.size(1), input, "bias");
-  }
-  STD_TORCH_CHECK(options.activation >= 0 && options.activation <= 2,
-                  "activation must be 0, 1 or 2, got ", options.activation);
-  STD_TORCH_CHECK(options.correction == 0 || options.correction == 1,
-                  "correction must be 0 or 1, got ", options.correction);
-  STD_TORCH_CHECK(options.eps >= 0, "eps must be at least 0, got ", options.eps);
+void check_several_values(const Tensor& input, const Options& options) {
   STD_TORCH_CHECK(!options.training || input.numel() != input.size(1) || input.size(1) == 0,
                   "input must have more than 1 value per channel in training, got 1");
-}
-
-template <typename T>
-BatchNormArguments<T> arguments(const Tensor& input, const Viewed<T>& viewed,
-                                const Converted<Compute<T>>& weight,
-                                const Converted<Compute<T>>& bias, const Options& options,
-                                bool channels_last) {
-  return {channel_shape(input, channels_last),
-          viewed.view(),
-          weight.data(),
-          bias.data(),
-          options.training,
-          options.correction,
-          options.eps,
-          static_cast<Activation>(options.activation)};
 }
 
 void check(const Running& running, const Tensor& input) {
@@ -142,11 +112,6 @@ void forward_on_cpu(const BatchNormArguments<T>& arguments, const Running& runni
   });
 }
 
-template <typename T>
-Tensor allocate_workspace(const Tensor& input, const ChannelShape& shape) {
-  return allocate(input, {cuda::batch_norm_workspace<T>(shape)}, ScalarType::Double);
-}
-
 struct Forward {
   Tensor output;
   OptionalTensor statistics;
@@ -155,6 +120,7 @@ struct Forward {
 Forward forward(const Tensor& input, const OptionalTensor& weight, const OptionalTensor& bias,
                 const Running& running, const Options& options, bool keep_statistics) {
   check(input, weight, bias, options);
+  check_several_values(input, options);
   if (running.mean || !options.training) {
     STD_TORCH_CHECK(running.mean && running.variance,
                     "running_mean and running_var must be given in evaluation, got ",
@@ -223,18 +189,8 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_backward(
     int64_t activation, bool needs_grad_input, bool needs_grad_parameters) {
   const Options options{training, correction, 0, activation};
   check(input, weight, std::nullopt, options);
-  check_like(grad_output, input, "grad_output");
-  check_device(grad_output, input, "grad_output");
-  check_sizes(statistics, {3, input.size(1)}, "statistics");
-  check_dtype(statistics, ScalarType::Double, "statistics");
-  check_device(statistics, input, "statistics");
-  STD_TORCH_CHECK(output.has_value() == (activation != 0),
-                  "output must be given if and only if activation is not 0, got ",
-                  output ? "one" : "none", " and ", activation);
-  if (output) {
-    check_like(*output, input, "output");
-    check_device(*output, input, "output");
-  }
+  check_several_values(input, options);
+  check_for_backward(input, grad_output, output, statistics, activation);
   const Tensor dense_statistics = make_contiguous(statistics);
   const bool channels_last = is_channels_last(input);
   Tensor grad_input =
@@ -255,7 +211,8 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_backward(
     const BatchNormArguments<T> call =
         arguments<T>(input, viewed, converted_weight, no_bias, options, channels_last);
     const double* const known = const_data<double>(dense_statistics);
-    BatchNormGradients<T> gradients{viewed_grad.view(), viewed_output.view(), {}, nullptr, nullptr};
+    BatchNormGradients<T> gradients{
+        viewed_grad.view(), viewed_output.view(), nullptr, {}, nullptr, nullptr, nullptr};
     if (needs_grad_input) {
       gradients.grad_input = channel_view(grad_input, mutable_data<T>(grad_input), channels_last);
     }

@@ -1,8 +1,10 @@
 """One layer, which becomes this package's or torch's again: the same object, of another class."""
 
+from typing import Any
+
 from torch import nn
 
-from makemore_ext.ops.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from makemore_ext.ops.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, SyncBatchNorm
 from makemore_ext.ops.cross_entropy import CrossEntropyLoss
 
 # What a layer becomes, and what it then has beside torch's attributes.
@@ -12,10 +14,11 @@ OURS: dict[type[nn.Module], tuple[type[nn.Module], dict[str, object]]] = {
     nn.BatchNorm1d: (BatchNorm1d, _BATCH_NORM),
     nn.BatchNorm2d: (BatchNorm2d, _BATCH_NORM),
     nn.BatchNorm3d: (BatchNorm3d, _BATCH_NORM),
+    nn.SyncBatchNorm: (SyncBatchNorm, _BATCH_NORM),
     nn.CrossEntropyLoss: (CrossEntropyLoss, _LOSS),
 }
 TORCHS = {ours: (torchs, settings) for torchs, (ours, settings) in OURS.items()}
-BATCH_NORMS = (BatchNorm1d, BatchNorm2d, BatchNorm3d)
+BATCH_NORMS = (BatchNorm1d, BatchNorm2d, BatchNorm3d, SyncBatchNorm)
 
 
 def has_forward_of_its_own(layer: nn.Module) -> bool:
@@ -33,15 +36,25 @@ def has_hooks(layer: nn.Module) -> bool:
     )
 
 
+def is_batch_norm(layer: nn.Module) -> bool:
+    """Whether `layer` is a batch norm of whatever class."""
+    return isinstance(layer, nn.modules.batchnorm._BatchNorm)
+
+
 def is_candidate(layer: nn.Module) -> bool:
     """Whether `layer` is a batch norm or a cross entropy of whatever class."""
-    return isinstance(layer, (nn.modules.batchnorm._BatchNorm, nn.CrossEntropyLoss))
+    return is_batch_norm(layer) or isinstance(layer, nn.CrossEntropyLoss)
 
 
-def why_left(layer: nn.Module) -> str | None:
-    """What keeps a batch norm or a cross entropy from becoming this package's, None if nothing."""
+def why_left(layer: nn.Module, synchronised: bool = False) -> str | None:
+    """What keeps a batch norm or a cross entropy from becoming this package's, None if nothing.
+
+    With `synchronised` it is for a batch norm to become SyncBatchNorm.
+    """
     kind = type(layer)
     if kind in TORCHS:
+        if synchronised and not has_forward_of_its_own(layer):
+            return None
         return f"{kind.__name__} is makemore_ext's already"
     if isinstance(layer, nn.modules.lazy.LazyModuleMixin):
         return f"{kind.__name__} has no parameters before its first forward"
@@ -77,6 +90,18 @@ def why_not_torchs(layer: nn.Module) -> str | None:
 def become_torchs(layer: nn.Module) -> None:
     """For a layer that nothing keeps from it, see `why_not_torchs`."""
     torchs, settings = TORCHS[type(layer)]
+    if isinstance(layer, SyncBatchNorm) and layer.unsynchronised is not None:
+        torchs = layer.unsynchronised
+        del layer.unsynchronised, layer.process_group
     layer.__class__ = torchs
     for name in settings:
         del vars(layer)[name]
+
+
+def become_synchronised(layer: nn.Module, process_group: Any) -> None:
+    """For one of this package's batch norms."""
+    if type(layer) is not SyncBatchNorm:
+        torchs, _ = TORCHS[type(layer)]
+        layer.__class__ = SyncBatchNorm
+        vars(layer)["unsynchronised"] = torchs
+    vars(layer)["process_group"] = process_group

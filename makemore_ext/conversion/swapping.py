@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from typing import Any
 
 from torch import nn
 
@@ -10,8 +11,10 @@ from makemore_ext.conversion.layers import (
     BATCH_NORMS,
     TORCHS,
     become_ours,
+    become_synchronised,
     become_torchs,
     has_forward_of_its_own,
+    is_batch_norm,
     is_candidate,
     why_left,
     why_not_torchs,
@@ -24,9 +27,10 @@ def convert(
     module: nn.Module,
     *,
     fuse_activations: bool = False,
+    process_group: Any = None,
     on_report: Callable[[ConversionReport], object] | None = None,
 ) -> nn.Module:
-    """Makes the BatchNorm1d, 2d, 3d and CrossEntropyLoss layers of a model this package's.
+    """Makes the BatchNorm1d, 2d, 3d, SyncBatchNorm and CrossEntropyLoss layers of a model ours.
 
     A layer stays the same object and keeps everything it has: its class alone changes. The names of
     the state_dict stay. Left alone are subclasses, which may compute something else, and layers
@@ -38,6 +42,9 @@ def convert(
             nn.Sequential, the nn.Sequential calls both as one kernel. Each layer stays where it is,
             and works alone where something else calls it. Two layers of which one has hooks, or a
             `forward` that was replaced, are called one by one.
+        process_group: makes the batch norms `SyncBatchNorm` of this group of torch.distributed;
+            `torch.distributed.group.WORLD` is that of all ranks. None leaves each as it is, torch's
+            SyncBatchNorm with its own group.
         on_report: called with the `ConversionReport`; `on_report=print` shows what was found, what
             was done, and what was left and why.
 
@@ -54,12 +61,16 @@ def convert(
     for name, layer in module.named_modules():
         if not is_candidate(layer):
             continue
-        why = why_left(layer)
+        synchronised = process_group is not None and is_batch_norm(layer)
+        why = why_left(layer, synchronised)
         if why is not None:
             report.skipped[name] = why
             continue
         before = type(layer).__name__
-        become_ours(layer)
+        if type(layer) not in TORCHS:
+            become_ours(layer)
+        if synchronised:
+            become_synchronised(layer, process_group)
         report.swapped[name] = f"{before} by makemore_ext.{type(layer).__name__}"
     if fuse_activations:
         _fuse(module, report)
@@ -111,6 +122,24 @@ def revert(module: nn.Module) -> nn.Module:
 def _check_module(module: object) -> None:
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be an nn.Module, got {type(module).__name__}")
+
+
+def synchronise(module: nn.Module, process_group: Any) -> nn.Module:
+    """What `SyncBatchNorm.convert_sync_batchnorm` says."""
+    _check_module(module)
+    norms = [(name, layer) for name, layer in module.named_modules() if is_batch_norm(layer)]
+    for name, layer in norms:
+        why = why_left(layer, synchronised=True)
+        if why is not None:
+            raise ValueError(
+                "module must have no batch norm that cannot be synchronised, got "
+                f"{name or '(the module itself)'}: {why}"
+            )
+    for _, layer in norms:
+        if type(layer) not in TORCHS:
+            become_ours(layer)
+        become_synchronised(layer, process_group)
+    return module
 
 
 def _fuse(module: nn.Module, report: ConversionReport) -> None:

@@ -133,7 +133,6 @@ def with_an_attribute() -> nn.Module:
 
 LEFT = {
     "subclass": (lambda: Own(3), "Own is a class of its own"),
-    "SyncBatchNorm": (lambda: nn.SyncBatchNorm(3), "SyncBatchNorm is a class of its own"),
     "lazy": (nn.LazyBatchNorm1d, "LazyBatchNorm1d has no parameters before its first forward"),
     "replaced": (replaced, "BatchNorm1d whose forward was replaced"),
     "attribute": (

@@ -35,6 +35,10 @@ CALLS = [
         for case in batch_norm_table.CASES
     ),
     *(
+        Call("batch_norm", case.id, partial(batch_norm_check.check_part, case))
+        for case in batch_norm_table.PARTS
+    ),
+    *(
         Call("batch_norm", f"doubles-{shape}", partial(batch_norm_check.check_huge_doubles, shape))
         for shape in batch_norm_table.HUGE_DOUBLES
     ),

@@ -89,7 +89,9 @@ def test_batch_norm(layout, dtype):
     )  # fmt: skip
     torch.testing.assert_close(values(placed_output), output)
     placed_gradient, gradient_view = view(input, empty=True)
-    gradients = Gradients(view(grad_output)[1], output_view, gradient_view, None, None)
+    gradients = Gradients(
+        *(view(grad_output)[1], output_view, None, gradient_view, None, None, None)
+    )
     norm.launch("backward", ctypes.byref(norm.arguments), known.buffer, ctypes.byref(gradients))
     torch.testing.assert_close(values(placed_gradient), grad_input)
 

@@ -137,8 +137,7 @@ BATCH_NORM = [
     Mutation("barrier between the planes' sums dropped", "cuda/batch_norm/planes.cuh",
              "  __syncthreads();\n", ""),
     Mutation("alignment of the result forgotten", "cuda/batch_norm/passes.cuh",
-             "place.in(this->arguments.input), y);", "place.in(this->arguments.input));",
-             host=True),
+             "Split::of(size, x, needs_result() ? y : x)", "Split::of(size, x)", host=True),
     # What becomes of the sums.
     Mutation("sums about zero", "cuda/batch_norm/passes.cuh",
              "(sum - least / kSamples - most / kSamples) * kShare", "0 * (sum + least + most)"),

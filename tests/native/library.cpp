@@ -60,8 +60,13 @@ extern "C" [[gnu::visibility("default")]] void plain_batch_norm(
   };
   const BatchNormArguments<double> arguments{
       shape, view(x), weight, bias, training, correction, eps, static_cast<Activation>(activation)};
-  const BatchNormGradients<double> gradients{view(grad_output), view(static_cast<const double*>(y)),
-                                             view(dx), dweight, dbias};
+  const BatchNormGradients<double> gradients{view(grad_output),
+                                             view(static_cast<const double*>(y)),
+                                             nullptr,
+                                             view(dx),
+                                             dweight,
+                                             dbias,
+                                             nullptr};
   for (int64_t channel = 0; channel < channels; ++channel) {
     const PlainChannel<double> plain(arguments, channel);
     double* const mean = statistics + channel;

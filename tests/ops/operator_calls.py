@@ -42,7 +42,10 @@ OTHER_SHAPES = ("one dimension more", "one longer", "one class more", "empty")
 
 
 def operator_tests(
-    calls: Mapping[str, Call], fits: Set[tuple[str, str, str]], refused: Mapping[str, Refusal]
+    calls: Mapping[str, Call],
+    fits: Set[tuple[str, str, str]],
+    refused: Mapping[str, Refusal],
+    not_differentiated: Set[str] = frozenset(),
 ) -> tuple[Callable[..., None], ...]:
     """Five tests of some operators.
 
@@ -50,6 +53,7 @@ def operator_tests(
         calls: a call that each takes, by its name.
         fits: what is right after all: operator, argument and the name of one of DAMAGES.
         refused: what else they refuse, by a name for it.
+        not_differentiated: those that have no derivative.
     """
     damaged = [
         (name, argument, damage)
@@ -102,6 +106,8 @@ def operator_tests(
         if requires_grad:
             if operator._schema.is_mutable:
                 pytest.skip("what it writes to is not differentiated")
+            if name in not_differentiated:
+                pytest.skip("it is a step of an autograd Function")
             for value in call.values():
                 if isinstance(value, Tensor) and value.is_floating_point():
                     value.requires_grad_()

@@ -15,7 +15,7 @@ import pytest
 from makemore_ext.makemore.data import EMBEDDED_NAMES
 
 ROOT = Path(__file__).resolve().parents[2]
-WITH_EXAMPLES = ("README.md", "CONTRIBUTING.md", "docs/usage.md")
+WITH_EXAMPLES = ("README.md", "CONTRIBUTING.md", "docs/usage.md", "docs/distributed.md")
 PAGES = (*WITH_EXAMPLES, "benchmarks/README.md", "csrc/README.md", "cuda_bench/README.md")
 EXAMPLES = {
     f"{page}, line {text.count(chr(10), 0, match.start()) + 1}": match[1]

@@ -95,11 +95,16 @@ void batch_norm(const ChannelShape& shape, Activation activation, bool training,
   std::vector<double> statistics(3 * shape.channels, 1.0);
   const BatchNormArguments<T> arguments{shape,    read(x), weight.data(), nullptr,
                                         training, 0,       1e-5,          activation};
+  kernels.forward(arguments, statistics.data(), {});
   kernels.forward(arguments, statistics.data(), view(y));
-  const BatchNormGradients<T> gradients{
-      read(x), activation == Activation::none ? ChannelView<const T>{} : read(y), view(dx),
-      grad_weight.data(), grad_bias.data()};
-  kernels.backward(arguments, statistics.data(), gradients);
+  std::vector<double> sums(2 * shape.channels);
+  const ChannelView<const T> output =
+      activation == Activation::none ? ChannelView<const T>{} : read(y);
+  kernels.backward(
+      arguments, statistics.data(),
+      {read(x), output, nullptr, view(dx), grad_weight.data(), grad_bias.data(), sums.data()});
+  kernels.backward(arguments, statistics.data(),
+                   {read(x), output, sums.data(), view(dx), nullptr, nullptr, nullptr});
 }
 
 void batch_norms() {

@@ -10,7 +10,7 @@ template <typename T>
 struct BatchNormKernels {
   // statistics: mean, variance (divided by the elements of a channel - correction) and invstd,
   // [3, channels]. Training computes all of them, evaluation reads mean and variance and computes
-  // invstd.
+  // invstd. An output without data is not computed.
   void (&forward)(const BatchNormArguments<T>&, double* statistics, ChannelView<T> output);
   void (&backward)(const BatchNormArguments<T>&, const double* statistics,
                    const BatchNormGradients<T>&);

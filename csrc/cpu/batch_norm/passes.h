@@ -63,7 +63,7 @@ class ForwardPass {
   const Parameters<C*>& parameters() const { return parameters_; }
   const auto& statistics() const { return statistics_; }
   bool needs_sums() const { return arguments_.training; }
-  bool needs_result() const { return true; }
+  bool needs_result() const { return output_.data != nullptr; }
 
   // The mean is not known yet: the layout takes the centres from a few elements.
   static constexpr bool kKnowsCentre = false;
@@ -191,7 +191,8 @@ class BackwardPass {
   const Parameters<C*>& parameters() const { return parameters_; }
   const auto& statistics() const { return statistics_; }
   bool needs_sums() const {
-    return gradients_.grad_weight != nullptr || (arguments_.training && needs_result());
+    return gradients_.sums != nullptr || gradients_.grad_weight != nullptr ||
+           (arguments_.training && needs_result() && gradients_.shares == nullptr);
   }
   bool needs_result() const { return gradients_.grad_input.data != nullptr; }
 
@@ -232,12 +233,29 @@ class BackwardPass {
         gradients_.grad_bias[channel] = static_cast<C>(sums_.first[channel]);
       }
     }
+    if (gradients_.sums != nullptr) {
+      double* const first = gradients_.sums;
+      double* const second = first + shape().channels;
+      std::copy(sums_.first + channels.begin, sums_.first + channels.end, first + channels.begin);
+      std::copy(sums_.second + channels.begin, sums_.second + channels.end,
+                second + channels.begin);
+    }
     return false;
   }
 
+  // Shares of a larger batch: the sums that these elements would have them of.
   void finish_without_sums(Range channels) const {
-    std::fill(sums_.first + channels.begin, sums_.first + channels.end, 0.0);
-    std::fill(sums_.second + channels.begin, sums_.second + channels.end, 0.0);
+    if (gradients_.shares == nullptr) {
+      std::fill(sums_.first + channels.begin, sums_.first + channels.end, 0.0);
+      std::fill(sums_.second + channels.begin, sums_.second + channels.end, 0.0);
+      return;
+    }
+    const double* const first = gradients_.shares;
+    const double* const second = first + shape().channels;
+    for (int64_t channel = channels.begin; channel < channels.end; ++channel) {
+      sums_.first[channel] = first[channel] * count_;
+      sums_.second[channel] = second[channel] * (count_ - arguments_.correction);
+    }
   }
 
   // What the centre lacks of the mean is part of the shift.

@@ -18,7 +18,7 @@ namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 
 // Planes of fewer elements are worked on as columns of a matrix.
 template <typename T>
-inline constexpr int64_t kShortestPlane = 8 * kLanes<T>;
+inline constexpr int64_t kShortestPlane = 8 * kLanes<std::remove_const_t<T>>;
 
 // A block is some channels where all their planes stay in the cache, else one, cut in pieces.
 struct PlaneGrid {

@@ -146,6 +146,7 @@ void batch_norm_backward(const BatchNormArguments<T>& arguments, const double* s
     const int64_t bytes = shape.channels * int64_t{sizeof(Compute<T>)};
     fill_with_zeros(gradients.grad_weight, bytes, stream);
     fill_with_zeros(gradients.grad_bias, bytes, stream);
+    fill_with_zeros(gradients.sums, 2 * shape.channels * int64_t{sizeof(double)}, stream);
     return;
   }
   const BackwardPass<T> pass(arguments, statistics, gradients);

@@ -36,14 +36,15 @@ struct ForwardPass : BatchNormPass<T, double> {
       : BatchNormPass<T, double>(arguments, statistics), running(running), output(output) {}
 
   bool needs_sums() const { return this->arguments.training; }
-  bool needs_result() const { return true; }
+  MAKEMORE_EXT_HOST_DEVICE bool needs_result() const { return output.data != nullptr; }
 
   MAKEMORE_EXT_HOST_DEVICE Split split(const Place& place, int64_t size) const {
+    const T* x = place.in(this->arguments.input);
     const T* y = place.in(output);
-    return Split::of(size, place.in(this->arguments.input), y);
+    return Split::of(size, x, needs_result() ? y : x);
   }
   MAKEMORE_EXT_HOST_DEVICE bool any_stride(bool (*is)(int64_t)) const {
-    return is(this->arguments.input.outer_stride) || is(output.outer_stride);
+    return is(this->arguments.input.outer_stride) || (needs_result() && is(output.outer_stride));
   }
 
   // The mean of a few elements of the part, for each of `count` neighbouring channels, without the
@@ -208,7 +209,8 @@ struct BackwardPass : BatchNormPass<T, const double> {
       : BatchNormPass<T, const double>(arguments, statistics), gradients(gradients) {}
 
   MAKEMORE_EXT_HOST_DEVICE bool needs_sums() const {
-    return gradients.grad_weight != nullptr || (this->arguments.training && needs_result());
+    return gradients.sums != nullptr || gradients.grad_weight != nullptr ||
+           (this->arguments.training && needs_result() && gradients.shares == nullptr);
   }
   MAKEMORE_EXT_HOST_DEVICE bool needs_result() const {
     return gradients.grad_input.data != nullptr;
@@ -282,10 +284,21 @@ struct BackwardPass : BatchNormPass<T, const double> {
       gradients.grad_weight[channel] = static_cast<C>(products);
       gradients.grad_bias[channel] = static_cast<C>(sum);
     }
-    const double slope = products * invstd / (this->count() - this->arguments.correction);
+    if (gradients.sums != nullptr) {
+      gradients.sums[channel] = sum;
+      gradients.sums[this->channels() + channel] = products;
+    }
+    if (gradients.shares != nullptr) {
+      sum = gradients.shares[channel];
+      products = gradients.shares[this->channels() + channel];
+    } else {
+      sum /= this->count();
+      products /= this->count() - this->arguments.correction;
+    }
+    const double slope = products * invstd;
     this->store_parameter(kCentre, channel, centre * kDown);
     this->store_parameter(kScale, channel, this->scale(channel));
-    this->store_parameter(kShift, channel, sum / this->count() - rest * slope);
+    this->store_parameter(kShift, channel, sum - rest * slope);
     this->store_parameter(kSlope, channel, slope / kDown);
   }
 

@@ -96,7 +96,7 @@ def dispatch(
         check_keywords(correction, activation)
         return torch_batch_norm(*arguments[:8])
     check(*arguments, activation)
-    weight, bias = _as_vector(weight), _as_vector(bias)
+    weight, bias = as_vector(weight), as_vector(bias)
     options = Options(
         training, float(momentum), float(correction), float(eps), ACTIVATIONS[activation]
     )
@@ -113,7 +113,8 @@ def _is_left_to_torch(input: Any, running_mean: Tensor | None, training: bool) -
     return (input.dim() == 1 or (running_mean is None and not training)) and input.numel() == 0
 
 
-def _as_vector(tensor: Tensor | None) -> Tensor | None:
+def as_vector(tensor: Tensor | None) -> Tensor | None:
+    """[C] of a parameter of another shape, as torch takes it."""
     return tensor if tensor is None or tensor.dim() == 1 else tensor.reshape(-1)
 
 
@@ -148,25 +149,28 @@ def _forward(
     else:
         output, statistics = operators.batch_norm_forward.default(*arguments, training, *rest)
     if update_apart:
-        _update(running_mean, running_var, statistics, input, options)
+        count: Any = 1
+        for size in (input.shape[0], *input.shape[2:]):
+            count = count * size
+        update_running(running_mean, running_var, statistics[:2], count, options)
     return output
 
 
 @torch.no_grad()
-def _update(
-    running_mean: Any, running_var: Any, statistics: Tensor, input: Tensor, options: Options
+def update_running(
+    running_mean: Any, running_var: Any, moments: Tensor, count: Any, options: Options
 ) -> None:
-    """Takes the batch into the running statistics, apart from what is differentiated."""
-    count: Any = 1
-    for size in (input.shape[0], *input.shape[2:]):
-        count = count * size
+    """Takes a batch into the running statistics, apart from what is differentiated.
+
+    `moments` [2, C] are its means and variances, `count` the elements of a channel.
+    """
     # An empty batch leaves them as they are. torch.jit.trace has sizes as tensors.
     if isinstance(count, Tensor):
         momentum, degrees = options.momentum * count.clamp(max=1), (count - 1).clamp(min=1)
     else:
         momentum = options.momentum * torch.sym_min(count, 1)
         degrees = torch.sym_max(count - 1, 1)
-    mean, variance, _ = statistics
+    mean, variance = moments
     # One value is the operator's to refuse, when what is compiled runs.
     unbiased = variance * ((count - options.correction) / degrees)
     is_wrapped = not torch.compiler.is_compiling() and is_functionalizing()

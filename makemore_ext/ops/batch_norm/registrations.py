@@ -50,6 +50,21 @@ def _(
     return grad_input, grad_weight, grad_bias
 
 
+@torch.library.register_fake("makemore_ext::batch_norm_statistics")
+def _(input: Tensor) -> Tensor:
+    return input.new_empty((2, input.shape[1]), dtype=torch.float64)
+
+
+@torch.library.register_fake("makemore_ext::batch_norm_gradient_sums")
+def _(grad_output: Tensor, input: Tensor, *_: Any) -> Tensor:
+    return input.new_empty((2, input.shape[1]), dtype=torch.float64)
+
+
+@torch.library.register_fake("makemore_ext::batch_norm_input_gradient")
+def _(grad_output: Tensor, input: Tensor, *_: Any) -> Tensor:
+    return _like(input)
+
+
 # ---- batching, for torch.func.vmap: the batch becomes more channels ----
 
 

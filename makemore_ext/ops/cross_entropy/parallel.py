@@ -20,6 +20,7 @@ from torch import distributed as dist
 from makemore_ext._native import operators
 from makemore_ext.ops.cross_entropy.checks import check_inplace, checked_options
 from makemore_ext.ops.cross_entropy.options import MEAN, NONE, Options, class_dim
+from makemore_ext.ops.ranks import Ranks, ranks_of
 from makemore_ext.ops.tensors import checks_cuda_indices, compute_dtype
 
 IGNORED = -1  # among the indices into a shard
@@ -73,7 +74,7 @@ def parallel_cross_entropy(
         ValueError: on every rank where options, dtype or the number of rows are not the same on
             all, or where one has no classes; or what `cross_entropy` refuses.
     """
-    ranks = _ranks(group)
+    ranks = ranks_of(group)
     options = checked_options(
         input, target, weight, ignore_index, reduction, label_smoothing, lse_square_scale
     )
@@ -98,26 +99,6 @@ def parallel_cross_entropy(
 parallel_cross_entropy._torchdynamo_disable = True  # type: ignore[attr-defined]
 
 
-class _Ranks(NamedTuple):
-    """The processes that share the classes, and which of them this one is."""
-
-    group: Any
-    rank: int
-    size: int
-
-
-def _ranks(group: Any) -> _Ranks:
-    if not dist.is_available() or not dist.is_initialized():
-        raise RuntimeError(
-            f"group must be a process group of torch.distributed, got {group!r} where "
-            "init_process_group has not been called"
-        )
-    rank = dist.get_rank(group)
-    if rank < 0:
-        raise RuntimeError(f"group must have this process in it, got {group!r} without")
-    return _Ranks(group, rank, dist.get_world_size(group))
-
-
 class _Shard(NamedTuple):
     """Where the classes of this rank lie among all of them."""
 
@@ -136,7 +117,7 @@ class ParallelCrossEntropyFunction(torch.autograd.Function):
         target: Tensor,
         weight: Tensor | None,
         options: Options,
-        ranks: _Ranks,
+        ranks: Ranks,
         inplace_backward: bool,
     ) -> tuple[Tensor, Tensor]:
         dim, smoothing = class_dim(input), options.label_smoothing
@@ -283,7 +264,7 @@ def _all_largest(
     input: Tensor,
     weight: Tensor | None,
     options: Options,
-    ranks: _Ranks,
+    ranks: Ranks,
 ) -> tuple[Tensor, _Shard]:
     """The largest logit of all ranks, and where the shard lies; sees that ranks agree.
 
@@ -319,7 +300,7 @@ def _all_largest(
     return first[: len(rows)].view_as(largest), shard
 
 
-def _all_sums(rows: list[Tensor], weights: Tensor, ranks: _Ranks) -> list[Tensor]:
+def _all_sums(rows: list[Tensor], weights: Tensor, ranks: Ranks) -> list[Tensor]:
     """The sums over all ranks: of each of `rows`, and of `weights`, which comes last."""
     message = torch.cat([*[row.flatten() for row in rows], weights.view(1)])
     dist.all_reduce(message, dist.ReduceOp.SUM, ranks.group)

@@ -125,8 +125,8 @@ def check(case: Case, launchers: Launchers, device: Device) -> list[bytes]:
         if running_mean is not None:
             assert running_mean.equal(case.running_statistics()[0])
         activated = output if options.activation else None
-        _, *of_parameters = call.backward(case.grad_output(), activated, statistics)
-        assert not any(gradient.any() for gradient in of_parameters)
+        _, *sums = call.backward(case.grad_output(), activated, statistics, needs_sums=True)
+        assert not any(of_channel.any() for of_channel in sums)
         return []
 
     truth = Truth.of(case)
@@ -148,7 +148,7 @@ def check(case: Case, launchers: Launchers, device: Device) -> list[bytes]:
             close(actual[known], expected[known], narrower)
             results.append(actual)
 
-    grads = call.backward(
+    *grads, _ = call.backward(
         case.grad_output(), output if options.activation else None, statistics,
         needs_input=case.needs_input, needs_parameters=case.needs_parameters,
     )  # fmt: skip
@@ -169,6 +169,33 @@ def check(case: Case, launchers: Launchers, device: Device) -> list[bytes]:
     return [result.contiguous().view(torch.uint8).numpy().tobytes() for result in results]
 
 
+def check_part(case: Case, launchers: Launchers, device: Device) -> None:
+    """The steps of a batch that others have parts of, against those of a whole one."""
+    call = case.on(device, launchers)
+    output, statistics, *_ = call.forward()
+    alone = call.forward(needs_output=False)[1]
+    torch.testing.assert_close(alone, statistics, rtol=STATISTICS_BOUNDS[case.compute], atol=1e-7)
+    activated = output if case.all_options().activation else None
+    given = case.grad_output(), activated, statistics
+    grad_input, grad_weight, grad_bias, sums = call.backward(*given, needs_sums=True)
+    *_, alone = call.backward(*given, needs_input=False, needs_parameters=False, needs_sums=True)
+    close(alone, sums, case.compute)
+    assert torch.equal(sums.to(grad_weight.dtype), torch.stack([grad_bias, grad_weight]))
+    count = case.shape[0] * case.shape[2]
+    degrees = count - case.all_options().correction
+    shares = sums / torch.tensor([[count], [degrees]])
+    of_part = call.backward(*given, needs_parameters=False, shares=shares)[0]
+    assert torch.equal(of_part, grad_input)
+    # Of a batch twice as large, whose other half has no gradient.
+    halved = call.backward(*given, needs_parameters=False, shares=shares / 2)[0]
+    truth = Truth.of(case)
+    factors = (truth.weight() * truth.invstd)[:, None]
+    of_mean, of_variance = shares[:, :, None]
+    fed_back = factors * (of_mean + truth.xhat() * of_variance)
+    expected = truth.gradients(output)[0] + fed_back / 2
+    close(halved, expected, case.dtype, case.grad_output() * factors)
+
+
 def check_huge_doubles(shape: tuple[int, int, int], launchers: Launchers, device: Device) -> None:
     """Whose squares overflow: as those of a tenth of the exponent, but for the scale of the input's
     gradient."""
@@ -178,7 +205,7 @@ def check_huge_doubles(shape: tuple[int, int, int], launchers: Launchers, device
         input = case.input() * 2**scale
         norm = BatchNorm(device, launchers, input, *case.parameters(), Options(eps=0.0))
         output, statistics, *_ = norm.forward(None, None)
-        grad_input, *of_parameters = norm.backward(case.grad_output(), None, statistics)
+        grad_input, *of_parameters, _ = norm.backward(case.grad_output(), None, statistics)
         assert grad_input is not None
         results.append((output, grad_input * 2**scale, *of_parameters))
     torch.testing.assert_close(*results)

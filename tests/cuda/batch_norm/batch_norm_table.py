@@ -262,4 +262,14 @@ def _table() -> list[Case]:
 
 
 CASES = _table()
+PARTS = [
+    Case("part", shape, dtype, options=options, **rest)
+    for shape in ((37, 24, 1), (5, 3, 121))
+    for dtype in NUMBERS
+    for options, rest in (
+        ({}, {}),
+        ({"activation": TANH, "correction": 1.0}, {"weight": False}),
+        ({"activation": RELU}, {"offset": 1, "result_offset": 2}),
+    )
+]
 HUGE_DOUBLES = ((37, 24, 1), (5, 3, 121))

@@ -94,15 +94,27 @@ class BatchNorm:
         number = NUMBERS[self.dtype]
         call(self._launchers, self.device, name, number, *arguments, workspace)
 
+    def _doubles(self, rows: int) -> Placed:
+        """[rows, channels]."""
+        like = torch.empty((rows, self._like.shape[1]), dtype=torch.float64)
+        return Placed(self.device, like, empty=True)
+
+    def _result_view(self, result: Placed | None) -> ChannelView:
+        if result is None:
+            return ChannelView()
+        return channel_view(torch.empty_like(self._like), result.address)
+
     def forward(
-        self, running_mean: Tensor | None = None, running_var: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        self,
+        running_mean: Tensor | None = None,
+        running_var: Tensor | None = None,
+        *,
+        needs_output: bool = True,
+    ) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor | None]:
         """output, statistics, and the running statistics afterwards."""
-        output = self._result()
-        view = channel_view(torch.empty_like(self._like), output.address)
-        statistics = Placed(
-            self.device, torch.empty((3, self._like.shape[1]), dtype=torch.float64), empty=True
-        )
+        output = self._result() if needs_output else None
+        view = self._result_view(output)
+        statistics = self._doubles(3)
         placed = [self._placed(tensor) for tensor in (running_mean, running_var)]
         vectors = [
             FloatingVector()
@@ -116,7 +128,8 @@ class BatchNorm:
             ctypes.byref(view),
         )  # fmt: skip
         after = [None if vector is None else vector.tensor() for vector in placed]
-        return output.tensor(), statistics.tensor(), after[0], after[1]
+        written = None if output is None else output.tensor()
+        return written, statistics.tensor(), after[0], after[1]
 
     def backward(
         self,
@@ -126,21 +139,23 @@ class BatchNorm:
         *,
         needs_input: bool = True,
         needs_parameters: bool = True,
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The gradients of input, weight and bias."""
+        needs_sums: bool = False,
+        shares: Tensor | None = None,
+    ) -> tuple[Tensor | None, ...]:
+        """The gradients of input, weight and bias, and the sums."""
         upstream, activated = self._placed(grad_output), self._placed(output)
         assert upstream is not None
         known = Placed(self.device, statistics)
+        of_all = None if shares is None else Placed(self.device, shares)
+        sums = self._doubles(2) if needs_sums else None
         grad_input = self._result() if needs_input else None
         weight, bias = (self._vector() if needs_parameters else None for _ in range(2))
         gradients = Gradients(
             channel_view(grad_output, upstream.address),
             ChannelView() if output is None else channel_view(output, activated.address),
-            ChannelView()
-            if grad_input is None
-            else channel_view(torch.empty_like(self._like), grad_input.address),
-            None if weight is None else weight.address,
-            None if bias is None else bias.address,
+            None if of_all is None else of_all.address,
+            self._result_view(grad_input),
+            *(None if p is None else p.address for p in (weight, bias, sums)),
         )
         self.launch("backward", ctypes.byref(self.arguments), known.buffer, ctypes.byref(gradients))
-        return tuple(None if p is None else p.tensor() for p in (grad_input, weight, bias))  # type: ignore[return-value]
+        return tuple(None if p is None else p.tensor() for p in (grad_input, weight, bias, sums))

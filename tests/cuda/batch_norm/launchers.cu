@@ -75,8 +75,8 @@ void call_both(const ChannelShape& shape, int64_t first, int64_t outer_stride,
   double* const workspace = workspace_at_its_address<double>();
   cuda::batch_norm_forward<T>(arguments, {}, nullptr, {data, outer_stride, channel_stride, 1},
                               workspace, nullptr);
-  const BatchNormGradients<T> gradients{
-      input, {}, {}, reinterpret_cast<Compute<T>*>(4096), reinterpret_cast<Compute<T>*>(4096)};
+  const auto vector = reinterpret_cast<Compute<T>*>(4096);
+  const BatchNormGradients<T> gradients{input, {}, nullptr, {}, vector, vector, nullptr};
   cuda::batch_norm_backward<T>(arguments, nullptr, gradients, workspace, nullptr);
 }
 

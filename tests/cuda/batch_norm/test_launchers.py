@@ -5,8 +5,8 @@ import dataclasses
 
 import pytest
 import torch
-from batch_norm_check import check, check_huge_doubles
-from batch_norm_table import CASES, HUGE_DOUBLES, TANH, Case
+from batch_norm_check import check, check_huge_doubles, check_part
+from batch_norm_table import CASES, HUGE_DOUBLES, PARTS, TANH, Case
 from cuda_bench import Device
 from launched import NUMBERS, Unrun, call, launchers, needs_nvcc
 from launched_batch_norm import (
@@ -29,6 +29,11 @@ def compiled():
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_agrees_with_the_truth(case, compiled):
     check(case, compiled, Device())
+
+
+@pytest.mark.parametrize("case", PARTS, ids=lambda case: f"{case.id}-{case.options}")
+def test_a_part_of_a_batch(case, compiled):
+    check_part(case, compiled, Device())
 
 
 def test_the_table_is_large_enough():

@@ -17,23 +17,35 @@ FORWARD = {
     "eps": 1e-5,
     "activation": 0,
 }
+BACKWARD = {
+    "grad_output": X,
+    "input": X,
+    "output": X,
+    "statistics": torch.ones(3, C, dtype=torch.float64),
+}
 CALLS = {
     "batch_norm_forward": {**FORWARD, "training": False},
     "batch_norm_forward_and_update": {**FORWARD, "momentum": 0.1},
     "batch_norm_backward": {
-        "grad_output": X,
-        "input": X,
+        **BACKWARD,
         "weight": torch.ones(C),
-        "output": X,
-        "statistics": torch.ones(3, C, dtype=torch.float64),
         "training": True,
         "correction": 1.0,
         "activation": 1,
         "needs_grad_input": True,
         "needs_grad_parameters": True,
     },
+    "batch_norm_statistics": {"input": X},
+    "batch_norm_gradient_sums": {**BACKWARD, "activation": 1},
+    "batch_norm_input_gradient": {
+        **BACKWARD,
+        "weight": torch.ones(C),
+        "shares": torch.ones(2, C, dtype=torch.float64),
+        "activation": 1,
+    },
 }
 FORWARD_NORMS = ["batch_norm_forward", "batch_norm_forward_and_update"]
+ALONE = ("other width", "one dimension more", "one longer", "one class more")
 FITS = {
     (name, argument, damage)
     for name in FORWARD_NORMS
@@ -42,19 +54,25 @@ FITS = {
         ("running_mean", "other width"),
         ("running_var", "other width"),
     )
-}
+} | {("batch_norm_statistics", "input", damage) for damage in ALONE}
 
-NORMS = list(CALLS)
+NORMS = [*FORWARD_NORMS, "batch_norm_backward"]
+OF_PARTS = {"batch_norm_statistics", "batch_norm_gradient_sums", "batch_norm_input_gradient"}
+BACKWARD_NORMS = ["batch_norm_backward", "batch_norm_gradient_sums", "batch_norm_input_gradient"]
 UPDATE = "batch_norm_forward_and_update"
 NAN, INF = math.nan, math.inf
 REFUSED: dict[str, Refusal] = {
-    "activation": (NORMS, {"activation": 3}, "activation must be 0, 1 or 2, got 3"),
+    "activation": (
+        [*FORWARD_NORMS, *BACKWARD_NORMS],
+        {"activation": 3},
+        "activation must be 0, 1 or 2, got 3",
+    ),
     "activation negative": (NORMS, {"activation": -1}, "activation must be"),
     "correction": (NORMS, {"correction": 2.0}, "correction must be 0 or 1, got 2"),
     "correction nan": (NORMS, {"correction": NAN}, "correction must be 0 or 1, got nan"),
     "eps negative": (FORWARD_NORMS, {"eps": -1e-9}, "eps must be at least 0, got -1e-09"),
     "eps nan": (FORWARD_NORMS, {"eps": NAN}, "eps must be at least 0, got nan"),
-    "no channels": (NORMS, {"input": torch.ones(N)}, "input must have at least 2 dimensions"),
+    "no channels": (list(CALLS), {"input": torch.ones(N)}, "input must have at least 2 dimensions"),
     "one value per channel": (
         ["batch_norm_backward", UPDATE],
         {"input": X[:1], "grad_output": X[:1], "output": X[:1]},
@@ -91,12 +109,12 @@ REFUSED: dict[str, Refusal] = {
         for name in ("input", "weight", "bias")
     },
     "activation without output": (
-        ["batch_norm_backward"],
+        BACKWARD_NORMS,
         {"output": None},
         "output must be given if and only if activation is not 0",
     ),
     "output without activation": (
-        ["batch_norm_backward"],
+        BACKWARD_NORMS,
         {"activation": 0},
         "output must be given if and only if activation is not 0",
     ),
@@ -117,7 +135,7 @@ REFUSED: dict[str, Refusal] = {
     test_refuses_a_tensor_that_does_not_fit,
     test_refuses,
     test_refuses_a_tensor_whose_memory_was_freed,
-) = operator_tests(CALLS, FITS, REFUSED)
+) = operator_tests(CALLS, FITS, REFUSED, OF_PARTS)
 
 
 def test_no_gradient_is_wanted():

@@ -1,0 +1,35 @@
+"""The processes of torch.distributed that share a call."""
+
+from typing import Any, NamedTuple
+
+from torch import distributed as dist
+
+
+class Ranks(NamedTuple):
+    """A process group, and which of its processes this one is."""
+
+    group: Any
+    rank: int
+    size: int
+
+
+def is_distributed() -> bool:
+    """Whether torch.distributed is initialized."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def ranks_of(group: Any) -> Ranks:
+    """The processes of `group`, None for all.
+
+    Raises:
+        RuntimeError: torch.distributed is not initialized, or this process is not in `group`.
+    """
+    if not is_distributed():
+        raise RuntimeError(
+            f"group must be a process group of torch.distributed, got {group!r} where "
+            "init_process_group has not been called"
+        )
+    rank = dist.get_rank(group)
+    if rank < 0:
+        raise RuntimeError(f"group must have this process in it, got {group!r} without")
+    return Ranks(group, rank, dist.get_world_size(group))
