@@ -11,7 +11,7 @@ from launched import launchers, needs_nvcc
 pytestmark = [needs_nvcc, pytest.mark.long]
 
 compiled = functools.cache(launchers)
-USUAL = ("7.5", "9.0", "12.0")
+USUAL = ("7.5", "9.0")
 architectures = pytest.mark.parametrize(
     "architecture",
     [

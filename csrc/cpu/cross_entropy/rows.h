@@ -111,10 +111,10 @@ class RowWorker {
   static constexpr int64_t kChunk = kChunkBytes / sizeof(T);
 
   static bool streams(const CrossEntropyArguments<T>& arguments, const RowView<T>& gradient) {
-    const int64_t row_bytes = arguments.shape.classes * static_cast<int64_t>(sizeof(T));
+    const RowShape& shape = arguments.shape;
     return gradient.data != nullptr && gradient.data != arguments.logits.data &&
-           gradient.class_stride == 1 && row_bytes >= kStreamedRowBytes &&
-           arguments.shape.rows * row_bytes >= kStreamedBytes;
+           gradient.class_stride == 1 && shape.classes >= kStreamedRowBytes / int64_t{sizeof(T)} &&
+           shape.rows * shape.classes >= kStreamedBytes / int64_t{sizeof(T)};
   }
 
   int64_t rows_per_block() const { return RowBlocks::of(arguments_).rows_per_block; }
