@@ -9,9 +9,11 @@ import torch
 from click.core import ParameterSource
 
 from makemore_ext.cli import options, output, plot
+from makemore_ext.cli.processes import all_ranks
 from makemore_ext.cli.progress import training_progress
 from makemore_ext.makemore import BACKENDS, MLP, Dataset, Trainer, calibrate, checkpoint, loss
 from makemore_ext.makemore import sample as draw
+from makemore_ext.ops.ranks import Ranks
 
 
 class Interrupted(click.ClickException):
@@ -24,8 +26,8 @@ class Interrupted(click.ClickException):
 @click.option(
     "--backend",
     type=click.Choice(list(BACKENDS)),
-    default="fused_mlp",
-    help="How the gradients of a step are found.",
+    show_default="fused_mlp, or fused under torchrun",
+    help="How the gradients of a step are found; under torchrun fused or autograd.",
 )
 @click.option(
     "--steps",
@@ -79,9 +81,22 @@ class Interrupted(click.ClickException):
 @options.plot_file
 @options.threads(default=1)
 @click.pass_context
-def train(
+def train(ctx: click.Context, /, **arguments: Any) -> None:
+    """Train the network on names, evaluate it, and draw new names.
+
+    The defaults are the notebook's. Ctrl-C saves the checkpoint, if one was asked for, and ends.
+
+    Under torchrun (torchrun --nproc-per-node 2 -m makemore_ext train) each process takes its share
+    of every minibatch; the losses are those of one process. The first one prints and saves.
+    """
+    with all_ranks() as ranks:
+        _run(ctx, ranks, **arguments)
+
+
+def _run(
     ctx: click.Context,
-    /,
+    ranks: Ranks | None,
+    *,
     steps: int,
     split_seed: int,
     data: str | None,
@@ -93,22 +108,24 @@ def train(
     plot_file: str | None,
     **settings: Any,
 ) -> None:
-    """Train the network on names, evaluate it, and draw new names.
-
-    The defaults are the notebook's. Ctrl-C saves the checkpoint, if one was asked for, and ends.
-    """
-    if checkpoint_file is not None:
+    is_first = ranks is None or ranks.rank == 0
+    if checkpoint_file is not None and is_first:
         checkpoint.ensure_writable(checkpoint_file)
     if resume is None:
-        trainer, dataset = _begin(data, split_seed, **settings)
+        settings["backend"] = settings["backend"] or ("fused_mlp" if ranks is None else "fused")
+        trainer, dataset = _begin(data, split_seed, ranks=ranks, **settings)
     else:
-        trainer, dataset = _resume(resume, data, **_given(ctx, "split_seed", *settings))
+        given = _given(ctx, "split_seed", *settings)
+        trainer, dataset = _resume(resume, data, ranks=ranks, **given)
     done = trainer.step
     if done > steps:
         raise click.UsageError(
             f"--steps must be at least {done}, which the checkpoint has done, got {steps}."
         )
 
+    if not is_first:
+        _follow(trainer, steps)
+        return
     output.remarks().print(trainer.model.describe(), soft_wrap=True)
     try:
         seconds = _train(trainer, dataset, steps, checkpoint_file, checkpoint_every)
@@ -129,7 +146,10 @@ def train(
     rows.append(("training time", f"{seconds:,.1f} s"))
     rows.append(("speed", "-" if speed is None else f"{speed:,.0f} steps/s"))
     console = output.results(json_file)
-    output.print_table(console, rows, title=f"{trainer.step:,} steps, {trainer.backend}")
+    processes = 1 if ranks is None else ranks.size
+    title = f"{trainer.step:,} steps, {trainer.backend}"
+    title += "" if ranks is None else f", {processes} processes"
+    output.print_table(console, rows, title=title)
     console.print(f"{len(names)} new names", style="bold")
     output.print_lines(console, names)
     if plot_file is not None:
@@ -139,6 +159,7 @@ def train(
         {
             "model": trainer.model.describe(),
             "steps": trainer.step,
+            "processes": processes,
             **{name: getattr(trainer, name) for name in checkpoint.HYPERPARAMETERS},
             "data_fingerprint": dataset.fingerprint,
             "split_seed": dataset.seed,
@@ -206,6 +227,14 @@ def _train(
         raise
     _calibrate_and_save(trainer, dataset, checkpoint_file)
     return seconds
+
+
+def _follow(trainer: Trainer, steps: int) -> None:
+    """Train as a process that is not the first one."""
+    try:
+        trainer.train(steps - trainer.step)
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted after {trainer.step} of {steps} steps") from None
 
 
 def _calibrate_and_save(trainer: Trainer, dataset: Dataset, checkpoint_file: str | None) -> None:

@@ -299,7 +299,7 @@ class FusedMLP:
         operations = 6 * batch_size * H * (K * D + V)
         block = max(1, int(BLOCK_OPERATIONS / operations))
         losses = torch.empty(steps, dtype=self._dtype, device="cpu")
-        with deferred_interrupt() as raise_if_interrupted:
+        with deferred_interrupt() as interrupt:
             for first in range(0, steps, block):
                 end = min(first + block, steps)
                 x, y = self._checked_windows(x, y, least=1)  # a callback may have changed them
@@ -308,7 +308,7 @@ class FusedMLP:
                 self._train(x, y, minibatches, rates[first:end], losses[first:end])
                 if callback is not None:
                     callback(end, losses[first:end].clone())
-                raise_if_interrupted()
+                interrupt.raise_if_pending()
         return losses
 
     def _train(

@@ -10,9 +10,10 @@ from torch import Tensor
 from makemore_ext._arguments import as_number, checked_integer, require
 from makemore_ext._interrupt import deferred_interrupt
 from makemore_ext.fused_mlp import FusedMLP
-from makemore_ext.makemore.backends import BACKENDS
+from makemore_ext.makemore.backends import BACKENDS, SHARED, Backend
 from makemore_ext.makemore.data import Windows
 from makemore_ext.makemore.model import MLP
+from makemore_ext.ops.ranks import Ranks
 
 Callback = Callable[[int, float], None]
 
@@ -38,6 +39,8 @@ class Trainer:
         decay_step: the step from which it is multiplied by `decay`.
         decay: see `decay_step`.
         losses: the minibatch loss (in nats) of every step so far, before the step's update.
+        ranks: processes that share every minibatch, see `data_parallel.py`, each with a trainer of
+            the same arguments; None for this one alone.
 
     Raises:
         ValueError: an argument is out of its range, or the windows do not fit the model.
@@ -52,9 +55,13 @@ class Trainer:
     decay_step: int = 100_000
     decay: float = 0.1
     losses: list[float] = field(default_factory=list)
+    ranks: Ranks | None = None
 
     def __post_init__(self) -> None:
-        require(self.backend in BACKENDS, "backend", self.backend, f"one of {', '.join(BACKENDS)}")
+        backends = list(BACKENDS) if self.ranks is None else SHARED
+        of_several = "" if self.ranks is None else " for several processes"
+        allowed = f"one of {', '.join(backends)}{of_several}"
+        require(self.backend in backends, "backend", self.backend, allowed)
         self.batch_size = checked_integer("batch_size", self.batch_size, minimum=2)
         self.lr, self.decay = as_number(self.lr), as_number(self.decay)
         require(0 <= self.lr < math.inf, "lr", self.lr, "finite and at least 0")
@@ -85,10 +92,15 @@ class Trainer:
         steps = checked_integer("steps", steps, minimum=0)
         if steps:
             self.model.bnmean = self.model.bnvar = None
-        if self.backend == "fused_mlp":
+        if self.ranks is not None:
+            self._train_together(steps, callback, self.ranks)
+        elif self.backend == "fused_mlp":
             self._train_natively(steps, callback)
         else:
-            self._train_stepwise(steps, callback)
+            with deferred_interrupt() as interrupt:
+                for _ in range(steps):
+                    self._take_step(BACKENDS[self.backend], callback)
+                    interrupt.raise_if_pending()
 
     def _rate(self, step: int) -> float:
         return learning_rate(step, lr=self.lr, decay_step=self.decay_step, decay=self.decay)
@@ -112,24 +124,30 @@ class Trainer:
             callback=record,
         )
 
-    def _train_stepwise(self, steps: int, callback: Callback | None) -> None:
-        backend = BACKENDS[self.backend]
+    def _train_together(self, steps: int, callback: Callback | None, ranks: Ranks) -> None:
+        """An interrupt of one rank ends the training of all of them after the same step."""
+        from makemore_ext.makemore.data_parallel import DataParallel  # needs torch.distributed
+
+        backend = DataParallel(self.backend, ranks)
+        with deferred_interrupt() as interrupt:
+            for _ in range(steps):
+                backend.is_interrupted = interrupt.is_pending
+                self._take_step(backend, callback)
+                if backend.is_interrupted:
+                    raise KeyboardInterrupt
+
+    def _take_step(self, backend: Backend, callback: Callback | None) -> None:
         parameters = self.model.parameters()
         x, y = self.windows
-        with deferred_interrupt() as raise_if_interrupted:
-            for _ in range(steps):
-                batch = torch.randint(
-                    len(y), (self.batch_size,), generator=self.generator, device="cpu"
-                )
-                loss, gradients = backend(parameters, x[batch], y[batch])
-                rate = self._rate(self.step)
-                with torch.no_grad():
-                    for parameter, gradient in zip(parameters, gradients, strict=True):
-                        parameter.add_(gradient, alpha=-rate)
-                self.losses.append(loss.item())
-                if callback is not None:
-                    callback(self.step, self.losses[-1])
-                raise_if_interrupted()
+        batch = torch.randint(len(y), (self.batch_size,), generator=self.generator, device="cpu")
+        loss, gradients = backend(parameters, x[batch], y[batch])
+        rate = self._rate(self.step)
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.add_(gradient, alpha=-rate)
+        self.losses.append(loss.item())
+        if callback is not None:
+            callback(self.step, self.losses[-1])
 
 
 def _check_windows(x: Tensor, y: Tensor, model: MLP) -> None:
