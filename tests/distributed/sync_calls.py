@@ -10,6 +10,9 @@ from batch_norm_cases import Case
 from loss_calls import counted
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 import makemore_ext as mx
@@ -124,3 +127,19 @@ def loss_of(model: nn.Module, batch: Tensor) -> float:
     loss = model(batch).square().mean()
     loss.backward()
     return loss.item()
+
+
+def fsdp_steps(model: nn.Module, batches: list[Tensor]) -> dict[str, Any]:
+    """The same of a model whose parameters are sharded."""
+    model = copy.deepcopy(model)
+    mx.convert(model, process_group=dist.group.WORLD)
+    for layer in model:
+        if list(layer.parameters()):
+            fully_shard(layer, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    result = trained(model, [b.chunk(dist.get_world_size())[dist.get_rank()] for b in batches])
+    whole = {
+        name: value.full_tensor() if isinstance(value, DTensor) else value
+        for name, value in result["state"].items()
+    }
+    return {**result, "state": whole}

@@ -13,6 +13,7 @@ from support import ND_LAYOUTS
 from sync_calls import (
     call,
     ddp_steps,
+    fsdp_steps,
     in_group_of,
     messages,
     of_part,
@@ -284,12 +285,17 @@ def test_without_torch_distributed():
 
 
 @pytest.mark.parametrize("ranks", ["even"], indirect=True)
-@pytest.mark.parametrize("options", [{}, {"broadcast_buffers": False}], ids=str)
-def test_a_model_that_is_trained_data_parallel(ranks, options):
+@pytest.mark.parametrize(
+    "way",
+    [(ddp_steps, {}), (ddp_steps, {"broadcast_buffers": False}), (fsdp_steps,)],
+    ids=["DDP", "DDP, buffers as they are", "FSDP2"],
+)
+def test_a_model_that_is_trained_data_parallel(ranks, way):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 2, 3))
     batches = [Case((12, 3, 8, 8), torch.float32, seed=seed).input for seed in range(8)]
-    answers = ranks.results(ddp_steps, model, batches, options)
+    function, *options = way
+    answers = ranks.results(function, model, batches, *options)
     whole = trained(model, batches)
     losses = torch.tensor([answer["losses"] for answer in answers]).mean(0)
     torch.testing.assert_close(losses, torch.tensor(whole["losses"]))
