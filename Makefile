@@ -140,6 +140,7 @@ benchmark: build
 	$(BIN)/python benchmarks/batch_norm.py
 	$(BIN)/python benchmarks/models.py
 	$(BIN)/python benchmarks/small_sizes.py
+	$(BIN)/python benchmarks/distributed.py
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/cuda_model.py
 	$(BIN)/python benchmarks/page.py

@@ -12,16 +12,16 @@ gradient, into memory that is used again; "hollow" is an autograd Function witho
 floor of tiny sizes.
 
 On the CPU large inputs are then measured once more, in a process that has jemalloc for malloc
-(jemalloc.py).
+(measure/jemalloc.py).
 """
 
 import argparse
 import math
 from typing import Any
 
-import jemalloc
 import measure
 import torch
+from measure import jemalloc
 from torch import Tensor
 from torch.nn import functional as F
 

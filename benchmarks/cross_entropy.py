@@ -13,7 +13,7 @@ without a gradient; "hollow", an autograd Function without a kernel, for tiny si
 device Liger and quack take part where they are installed, on logits [N, C].
 
 On the CPU large logits are then measured once more, in a process that has jemalloc for malloc
-(jemalloc.py).
+(measure/jemalloc.py).
 """
 
 import argparse
@@ -22,9 +22,9 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
-import jemalloc
 import measure
 import torch
+from measure import jemalloc
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -1,9 +1,9 @@
-"""Writes what the result files say: benchmarks/README.md, and the figures in the project's README.
+"""Writes what the result files say: benchmarks/README.md, and figures in two other pages.
 
     python benchmarks/page.py
 
 Every figure is computed from the files in results/, those in sentences too. In the project's README
-they stand between two comments.
+and in docs/distributed.md they stand between two comments.
 """
 
 from pathlib import Path
@@ -19,6 +19,7 @@ from training_step import sizes
 
 PAGE = Path(__file__).with_name("README.md")
 README = PAGE.parents[1] / "README.md"
+DISTRIBUTED = PAGE.parents[1] / "docs" / "distributed.md"
 BEFORE, AFTER = "<!-- benchmarks/page.py writes from here -->\n\n", "\n<!-- to here -->"
 LOGITS, IMAGES = (1024, 50257), (32, 64, 56, 56)
 PEERS = ("makemore_ext", "eager torch", "torch.compile", "JAX `lax.scan`")
@@ -139,17 +140,26 @@ The step: {where(case)}. The others: {where(losses, norms, whole)}. Small tensor
 """
 
 
-def readme() -> str:
-    """README.md with its figures."""
-    before, rest = README.read_text(encoding="utf-8").split(BEFORE)
+def with_figures(path: Path, figures: str) -> str:
+    """A page with other figures between the comments."""
+    before, rest = path.read_text(encoding="utf-8").split(BEFORE)
     _, after = rest.split(AFTER)
-    return f"{before}{BEFORE}{wrapped(readme_figures())}{AFTER}{after}"
+    return f"{before}{BEFORE}{wrapped(figures)}{AFTER}{after}"
+
+
+def pages() -> dict[Path, str]:
+    """Every page as the result files have it."""
+    return {
+        PAGE: page(),
+        README: with_figures(README, readme_figures()),
+        DISTRIBUTED: with_figures(DISTRIBUTED, sections.of_distributed()),
+    }
 
 
 def main() -> None:
-    """Writes both pages."""
-    PAGE.write_text(page(), encoding="utf-8")
-    README.write_text(readme(), encoding="utf-8")
+    """Writes the pages."""
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The sections of benchmarks/README.md: what each result file says, in tables and sentences."""
 
 from sections.cuda import of_cuda
+from sections.distributed import of_distributed
 from sections.kernels import of_kernels
 from sections.models import of_models
 from sections.operations import of_batch_norm, of_cross_entropy
@@ -12,6 +13,7 @@ __all__ = [
     "of_batch_norm",
     "of_cross_entropy",
     "of_cuda",
+    "of_distributed",
     "of_kernels",
     "of_models",
     "of_small_sizes",

@@ -5,8 +5,8 @@ from typing import Any
 
 import batch_norm
 import cross_entropy
-import jemalloc
 import measure
+from measure import jemalloc
 
 from sections.prose import span, table, where
 

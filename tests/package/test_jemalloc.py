@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import sys
 sys.path.insert(0, {folder!r})
-import jemalloc
+from measure import jemalloc
 jemalloc.answer([{{"options": sys.argv[1:]}}])
 """
 
@@ -18,7 +18,7 @@ jemalloc.answer([{{"options": sys.argv[1:]}}])
 @pytest.fixture
 def jemalloc(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    return importlib.import_module("jemalloc")
+    return importlib.import_module("measure.jemalloc")
 
 
 @pytest.fixture

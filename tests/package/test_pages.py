@@ -63,18 +63,15 @@ def page(monkeypatch):
     return importlib.import_module("page")
 
 
-def test_the_page_of_benchmarks_is_what_the_result_files_say(page):
-    assert page.PAGE.read_text(encoding="utf-8") == page.page()
+def test_figures_are_those_of_the_result_files(page):
+    for path, text in page.pages().items():
+        assert path.read_text(encoding="utf-8") == text
 
 
-def test_the_figures_of_the_readme_are_those_of_the_result_files(page):
-    assert page.README.read_text(encoding="utf-8") == page.readme()
-
-
-def test_every_result_file_is_on_the_page(page, monkeypatch):
+def test_every_result_file_is_on_a_page(page, monkeypatch):
     asked = []
     load = page.measure.load
     monkeypatch.setattr(page.measure, "load", lambda name: asked.append(name) or load(name))
-    page.page()
+    page.pages()
     results = (ROOT / "benchmarks" / "results").glob("*.json")
     assert sorted(set(asked)) == sorted(path.stem for path in results)

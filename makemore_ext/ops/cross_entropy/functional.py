@@ -13,6 +13,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 from makemore_ext._native import autograd, operators
 from makemore_ext.ops.autograd import is_eager, is_traced
 from makemore_ext.ops.cross_entropy.checks import check_inplace, checked_options
+from makemore_ext.ops.cross_entropy.dtensor import is_dtensor, of_dtensor
 from makemore_ext.ops.cross_entropy.function import apply
 from makemore_ext.ops.cross_entropy.options import class_dim
 from makemore_ext.ops.tensors import check_indices, checks_cuda_indices, compute_dtype
@@ -35,7 +36,8 @@ def cross_entropy(
     """Cross entropy of logits, the same call as `torch.nn.functional.cross_entropy`.
 
     Args:
-        input: logits [N, C, d1, ...] or [C], float16, bfloat16, float32 or float64, any strides.
+        input: logits [N, C, d1, ...] or [C], float16, bfloat16, float32 or float64, any strides. A
+            DTensor too, see `of_dtensor`.
         target: class indices [N, d1, ...] or [], int64 or uint8, in [0, C) or `ignore_index`; or
             probabilities of the shape of `input`, floating.
         weight: a factor for each class [C], of the dtype of `input`; None for ones.
@@ -87,6 +89,18 @@ def cross_entropy(
         )
         if result is not NotImplemented:
             return result
+    if is_dtensor(input):
+        return of_dtensor(
+            input,
+            target,
+            weight,
+            ignore_index,
+            reduction,
+            return_lse=return_lse,
+            label_smoothing=label_smoothing,
+            inplace_backward=inplace_backward,
+            lse_square_scale=lse_square_scale,
+        )
     if has_torch_function_variadic(input, target, weight):
         return handle_torch_function(
             cross_entropy,

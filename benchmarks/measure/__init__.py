@@ -13,7 +13,7 @@ from torch import Tensor
 
 from makemore_ext.cli.environment import environment
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 def peak_memory(function: Callable[[], Any], device: str = "cpu") -> int | None:
