@@ -220,7 +220,7 @@ def main() -> None:
         work(arguments.worker, cases[0])
         return
 
-    from makemore_ext.cli.environment import environment
+    from makemore_ext._environment import environment
     from makemore_ext.makemore import BACKENDS
     from makemore_ext.makemore.peers import installed_peers
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from makemore_ext.cli.environment import environment
+from makemore_ext._environment import environment
 
 RESULTS = Path(__file__).parents[1] / "results"
 

@@ -2,8 +2,8 @@
 
 import click
 
+from makemore_ext._environment import environment
 from makemore_ext.cli import options, output
-from makemore_ext.cli.environment import environment
 
 
 @click.command()

@@ -14,7 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from makemore_ext.cli.environment import environment
+from makemore_ext._environment import environment
 
 
 def results(json_file: str | None = None) -> Console:

@@ -44,13 +44,15 @@ def all_ranks() -> Iterator[Ranks | None]:
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     try:
         yield ranks_of(None)
+    except click.exceptions.Exit:
+        raise
     except Exception as error:
         if not _is_first(store):
             raise click.exceptions.Exit(getattr(error, "exit_code", 1)) from error
         if isinstance(error, RuntimeError) and "gloo" in str(error):
             raise click.ClickException(
                 f"one of {size} processes has ended, or has not answered for {TIMEOUT.seconds} "
-                "seconds: the last checkpoint, if one was asked for, is whole"
+                "seconds; the last checkpoint is whole, if one was written"
             ) from error
         dist.destroy_process_group()  # which is how the others notice
         _wait_for_others(store, size)

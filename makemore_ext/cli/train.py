@@ -234,7 +234,7 @@ def _follow(trainer: Trainer, steps: int) -> None:
     try:
         trainer.train(steps - trainer.step)
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted after {trainer.step} of {steps} steps") from None
+        raise click.exceptions.Exit(Interrupted.exit_code) from None  # the first process says it
 
 
 def _calibrate_and_save(trainer: Trainer, dataset: Dataset, checkpoint_file: str | None) -> None:

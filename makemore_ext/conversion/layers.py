@@ -6,6 +6,7 @@ from torch import nn
 
 from makemore_ext.ops.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, SyncBatchNorm
 from makemore_ext.ops.cross_entropy import CrossEntropyLoss
+from makemore_ext.ops.ranks import kept
 
 # What a layer becomes, and what it then has beside torch's attributes.
 _BATCH_NORM: dict[str, object] = {"correction": 0, "activation": None}
@@ -104,4 +105,4 @@ def become_synchronised(layer: nn.Module, process_group: Any) -> None:
         torchs, _ = TORCHS[type(layer)]
         layer.__class__ = SyncBatchNorm
         vars(layer)["unsynchronised"] = torchs
-    vars(layer)["process_group"] = process_group
+    vars(layer)["process_group"] = kept(process_group)

@@ -23,11 +23,21 @@ from makemore_ext.conversion.report import ConversionReport
 from makemore_ext.conversion.sequential import FusedSequential, why_apart
 
 
+class _Unchanged:
+    """The default of an argument of which None is a value."""
+
+    def __repr__(self) -> str:
+        return "<each process by itself>"
+
+
+UNCHANGED = _Unchanged()
+
+
 def convert(
     module: nn.Module,
     *,
     fuse_activations: bool = False,
-    process_group: Any = None,
+    process_group: Any = UNCHANGED,
     on_report: Callable[[ConversionReport], object] | None = None,
 ) -> nn.Module:
     """Makes the BatchNorm1d, 2d, 3d, SyncBatchNorm and CrossEntropyLoss layers of a model ours.
@@ -42,9 +52,9 @@ def convert(
             nn.Sequential, the nn.Sequential calls both as one kernel. Each layer stays where it is,
             and works alone where something else calls it. Two layers of which one has hooks, or a
             `forward` that was replaced, are called one by one.
-        process_group: makes the batch norms `SyncBatchNorm` of this group of torch.distributed;
-            `torch.distributed.group.WORLD` is that of all ranks. None leaves each as it is, torch's
-            SyncBatchNorm with its own group.
+        process_group: makes the batch norms `SyncBatchNorm` of this group of torch.distributed,
+            None for all ranks. Where it is not given each stays of one process, and torch's
+            SyncBatchNorm of its own group.
         on_report: called with the `ConversionReport`; `on_report=print` shows what was found, what
             was done, and what was left and why.
 
@@ -61,7 +71,7 @@ def convert(
     for name, layer in module.named_modules():
         if not is_candidate(layer):
             continue
-        synchronised = process_group is not None and is_batch_norm(layer)
+        synchronised = process_group is not UNCHANGED and is_batch_norm(layer)
         why = why_left(layer, synchronised)
         if why is not None:
             report.skipped[name] = why

@@ -13,6 +13,11 @@ class Ranks(NamedTuple):
     size: int
 
 
+def kept(group: Any) -> Any:
+    """`group` as a layer keeps it: that of all ranks as None, which can be copied and pickled."""
+    return None if is_distributed() and group is dist.group.WORLD else group
+
+
 def is_distributed() -> bool:
     """Whether torch.distributed is initialized."""
     return dist.is_available() and dist.is_initialized()
@@ -26,8 +31,8 @@ def ranks_of(group: Any) -> Ranks:
     """
     if not is_distributed():
         raise RuntimeError(
-            f"group must be a process group of torch.distributed, got {group!r} where "
-            "init_process_group has not been called"
+            "torch.distributed must be initialized for group to have any processes, got "
+            f"group={group!r} where init_process_group has not been called"
         )
     rank = dist.get_rank(group)
     if rank < 0:

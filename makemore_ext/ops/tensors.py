@@ -1,11 +1,16 @@
 """What the operations share of tensors: dtypes, and checks that raise before any kernel starts."""
 
 import os
+import sys
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor
 
 from makemore_ext._native import cuda_architectures
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -43,6 +48,12 @@ def check_device(name: str, device: torch.device) -> None:
             f"{name} must be on the CPU, as this build of makemore_ext has no CUDA kernels, got "
             f"{device}: build it where there is an nvcc"
         )
+
+
+def is_dtensor(value: object) -> "TypeGuard[DTensor]":
+    """Whether `value` is a DTensor, of which there is none where its module was not imported."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(value, module.DTensor)
 
 
 def batch_first(tensor: Tensor, dim: int | None, size: int) -> Tensor:

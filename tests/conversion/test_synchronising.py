@@ -48,6 +48,12 @@ def test_there_and_back(build, draw, _lr, way):
     assert [vars(module).keys() for module in model.modules()] == attributes
 
 
+def test_none_is_all_ranks_and_not_given_is_none_of_them():
+    alone, together = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    assert type(mx.convert(alone)) is mx.BatchNorm1d
+    assert type(mx.convert(together, process_group=None)) is mx.SyncBatchNorm
+
+
 def test_settings_stay():
     layer = mx.BatchNorm2d(3, momentum=None, correction=1, activation="tanh")
     mx.SyncBatchNorm.convert_sync_batchnorm(layer)
@@ -59,12 +65,15 @@ def test_settings_stay():
         mx.revert(layer)
 
 
-@pytest.mark.parametrize("process_group", [None, GROUP])
-def test_torchs_own(process_group):
+@pytest.mark.parametrize(
+    ("options", "group"),
+    [({}, "another"), ({"process_group": GROUP}, GROUP), ({"process_group": None}, None)],
+)
+def test_torchs_own(options, group):
     layer = nn.SyncBatchNorm(3, process_group="another")
-    mx.convert(layer, process_group=process_group)
+    mx.convert(layer, **options)
     assert type(layer) is mx.SyncBatchNorm
-    assert layer.process_group == (process_group or "another")
+    assert layer.process_group == group
     mx.revert(layer)
     assert type(layer) is nn.SyncBatchNorm
 

@@ -41,7 +41,7 @@ def sync_batch_norm(channels: int) -> tuple[Messages, Messages]:
 def parallel_cross_entropy(
     rows: int, ranks: int, smoothing: bool = False
 ) -> tuple[Messages, Messages]:
-    first = DOUBLE * (2 * 7 + ranks + 4096)
+    first = DOUBLE * (2 * 8 + ranks + 4096)
     rest = DOUBLE * max(0, rows - 4096)
     sums = DOUBLE * ((4 if smoothing else 3) * rows + 1)
     return Messages((first, rest, sums) if rest else (first, sums)), Messages()

@@ -53,9 +53,9 @@ def _counting(function: Any, name: str, counts: Counter) -> Any:
 def call(options: list[dict[str, Any]], sizes: list[int]) -> Tensor:
     """The loss of zeros, rank by rank with other options and sizes."""
     rank = dist.get_rank()
-    rows = options[rank].pop("rows", 4)
-    input = torch.zeros(rows, sizes[rank])
-    return mx.parallel_cross_entropy(input, torch.arange(rows).clamp(max=3), **options[rank])
+    rows, shift = (options[rank].pop(name, usual) for name, usual in (("rows", 4), ("shift", 0)))
+    input, target = torch.zeros(rows, sizes[rank]), torch.arange(rows).clamp(max=3)
+    return mx.parallel_cross_entropy(input, target.roll(shift), **options[rank])
 
 
 def second_derivative() -> None:

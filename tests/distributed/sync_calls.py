@@ -143,3 +143,10 @@ def fsdp_steps(model: nn.Module, batches: list[Tensor]) -> dict[str, Any]:
         for name, value in result["state"].items()
     }
     return {**result, "state": whole}
+
+
+def copied_layer() -> Any:
+    """The group of a layer's copy and of a converted one's."""
+    layer = copy.deepcopy(mx.SyncBatchNorm(3, process_group=dist.group.WORLD))
+    converted = copy.deepcopy(mx.convert(nn.BatchNorm1d(3), process_group=dist.group.WORLD))
+    return layer.process_group or converted.process_group

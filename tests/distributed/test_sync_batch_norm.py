@@ -12,6 +12,7 @@ from ranks import Ranks
 from support import ND_LAYOUTS
 from sync_calls import (
     call,
+    copied_layer,
     ddp_steps,
     fsdp_steps,
     in_group_of,
@@ -213,6 +214,11 @@ WRONG = {
     "other correction": ([ROWS] * 3, [{"correction": 1}, {}, {}], "must be the same"),
     "other activation": ([ROWS] * 3, [{}, {"activation": "relu"}, {}], "must be the same"),
     "other dtype": ([ROWS, ROWS.double(), ROWS], [{}] * 3, "got 3, torch.float"),
+    "a gradient on one": (
+        [ROWS.clone().requires_grad_(), ROWS, ROWS],
+        [{}] * 3,
+        "whether it needs a gradient, .* must be the same",
+    ),
     "one value in all": (
         [ROWS[:1], ROWS[:0], ROWS[:0]],
         [{}] * 3,
@@ -264,6 +270,10 @@ def test_second_derivatives_are_refused(ranks):
 def test_under_torch_compile_the_graph_breaks(ranks):
     for plain, compiled in ranks.results(under_compile, torch.randn(12, 3), ranks.sizes):
         torch.testing.assert_close(compiled, plain)
+
+
+def test_a_layer_of_all_ranks_can_be_copied(ranks):
+    assert ranks.results(copied_layer) == [None] * len(ranks.sizes)
 
 
 def test_a_group_of_some(ranks):

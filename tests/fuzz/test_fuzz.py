@@ -11,7 +11,7 @@ from drawn_call import check
 from drawn_calls import batch_norm_calls, cross_entropy_calls, embedding_calls
 from hypothesis import HealthCheck, given, settings
 
-from makemore_ext.cli.environment import environment
+from makemore_ext._environment import environment
 
 CALLS = {
     "batch_norm": batch_norm_calls(),

@@ -9,7 +9,7 @@ from makemore_ext._native import autograd
 from makemore_ext.ops.batch_norm.checks import check_keywords
 from makemore_ext.ops.batch_norm.functional import dispatch
 from makemore_ext.ops.batch_norm.sync import sync_batch_norm
-from makemore_ext.ops.ranks import is_distributed
+from makemore_ext.ops.ranks import is_distributed, kept
 from makemore_ext.ops.tracing import as_node
 
 
@@ -140,7 +140,7 @@ class SyncBatchNorm(_BatchNorm):
             correction=correction,
             activation=activation,
         )
-        self.process_group = process_group
+        self.process_group = kept(process_group)
 
     @classmethod
     def convert_sync_batchnorm(cls, module: nn.Module, process_group: Any = None) -> nn.Module:

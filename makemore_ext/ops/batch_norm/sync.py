@@ -76,8 +76,9 @@ def sync_batch_norm(
     Raises:
         RuntimeError: in training, torch.distributed is not initialized or this process is not in
             `group`; in backward, `create_graph` is True.
-        ValueError: in training, on every rank where the number of channels, the dtype or an option
-            is not the same on all, or where all together have one value per channel.
+        ValueError: in training, on every rank where the number of channels, the dtype, whether the
+            input needs a gradient, or an option is not the same on all, or where all together have
+            one value per channel.
         NotImplementedError, RuntimeError, TypeError, ValueError: as `batch_norm`; the other ranks
             then wait for this one.
     """
@@ -95,7 +96,7 @@ def sync_batch_norm(
         activation,
     )
     options = Options(True, float(momentum), float(correction), float(eps), ACTIVATIONS[activation])
-    moments, count = _moments_of_all(input, options, ranks)
+    moments, count = _moments_of_all(input, options, ranks, torch.is_grad_enabled())
     output = SyncBatchNormFunction.apply(
         input, as_vector(weight), as_vector(bias), moments, count, options, ranks
     )
@@ -165,8 +166,14 @@ class SyncBatchNormFunction(torch.autograd.Function):
         return grad_input, grad_weight, grad_bias, None, None, None, None
 
 
+def _name_of(activation: int) -> str | None:
+    return next(name for name, number in ACTIVATIONS.items() if number == activation)
+
+
 @torch.no_grad()
-def _moments_of_all(input: Tensor, options: Options, ranks: Ranks) -> tuple[Tensor, int]:
+def _moments_of_all(
+    input: Tensor, options: Options, ranks: Ranks, grad_enabled: bool
+) -> tuple[Tensor, int]:
     """Mean and variance of all ranks' rows, and how many elements a channel has.
 
     Ranks whose messages differ in length would wait for each other. So the first one is of one
@@ -175,7 +182,8 @@ def _moments_of_all(input: Tensor, options: Options, ranks: Ranks) -> tuple[Tens
     channels = input.shape[1]
     here = input.numel() // max(1, channels)
     mean, variance = operators.batch_norm_statistics.default(input)
-    rest = options.correction, options.eps, options.activation, input.dtype
+    differentiated = grad_enabled and input.requires_grad
+    rest = options.correction, options.eps, options.activation, input.dtype, differentiated
     equal = mean.new_tensor([channels, zlib.crc32(repr(rest).encode()) % 2**20])
     sums = here * torch.stack([mean, variance + mean.square()])
     first = sums.new_zeros(2, FIRST_CHANNELS)
@@ -186,9 +194,10 @@ def _moments_of_all(input: Tensor, options: Options, ranks: Ranks) -> tuple[Tens
     for total, squares in ((agreed[0], agreed[2]), (agreed[1], agreed[3])):
         if total * total != ranks.size * squares:  # equal where their variance is 0
             raise ValueError(
-                "the channels of input, its dtype, correction, eps and activation must be the same "
-                f"on every rank, got {channels}, {input.dtype}, {int(options.correction)}, "
-                f"{options.eps} and {options.activation} on rank {ranks.rank}"
+                "the channels of input, its dtype, whether it needs a gradient, correction, eps "
+                f"and activation must be the same on every rank, got {channels}, {input.dtype}, "
+                f"{differentiated}, {int(options.correction)}, {options.eps} and "
+                f"{_name_of(options.activation)!r} on rank {ranks.rank}"
             )
     if count == 1:
         raise ValueError("input must have more than 1 value per channel on all ranks, got 1")

@@ -4,24 +4,17 @@ The classes may be sharded over one dimension of the mesh, which is `parallel_cr
 over any others, where losses and what the mean divides by are added up.
 """
 
-import sys
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from makemore_ext.ops.cross_entropy.options import class_dim
 from makemore_ext.ops.cross_entropy.parallel import parallel_cross_entropy
-from makemore_ext.ops.tensors import compute_dtype
+from makemore_ext.ops.tensors import compute_dtype, is_dtensor
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor, Placement
-
-
-def is_dtensor(value: object) -> "TypeGuard[DTensor]":
-    """Whether `value` is a DTensor, of which there is none where its module was not imported."""
-    module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and isinstance(value, module.DTensor)
 
 
 def of_dtensor(

@@ -13,10 +13,15 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 from makemore_ext._native import autograd, operators
 from makemore_ext.ops.autograd import is_eager, is_traced
 from makemore_ext.ops.cross_entropy.checks import check_inplace, checked_options
-from makemore_ext.ops.cross_entropy.dtensor import is_dtensor, of_dtensor
+from makemore_ext.ops.cross_entropy.dtensor import of_dtensor
 from makemore_ext.ops.cross_entropy.function import apply
 from makemore_ext.ops.cross_entropy.options import class_dim
-from makemore_ext.ops.tensors import check_indices, checks_cuda_indices, compute_dtype
+from makemore_ext.ops.tensors import (
+    check_indices,
+    checks_cuda_indices,
+    compute_dtype,
+    is_dtensor,
+)
 
 
 def cross_entropy(
@@ -101,6 +106,8 @@ def cross_entropy(
             inplace_backward=inplace_backward,
             lse_square_scale=lse_square_scale,
         )
+    if is_dtensor(target) or is_dtensor(weight):
+        raise NotImplementedError("target and weight must be plain tensors where input is one")
     if has_torch_function_variadic(input, target, weight):
         return handle_torch_function(
             cross_entropy,

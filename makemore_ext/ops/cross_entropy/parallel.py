@@ -21,10 +21,14 @@ from makemore_ext._native import operators
 from makemore_ext.ops.cross_entropy.checks import check_inplace, checked_options
 from makemore_ext.ops.cross_entropy.options import MEAN, NONE, Options, class_dim
 from makemore_ext.ops.ranks import Ranks, ranks_of
-from makemore_ext.ops.tensors import checks_cuda_indices, compute_dtype
+from makemore_ext.ops.tensors import checks_cuda_indices, compute_dtype, is_dtensor
 
 IGNORED = -1  # among the indices into a shard
 FIRST_ROWS = 4096  # of the first message
+AGREED = (
+    *("reduction", "ignore_index", "label_smoothing", "lse_square_scale"),
+    *("whether there is a weight", "the bytes of an element", "the number of rows", "targets"),
+)
 
 
 def parallel_cross_entropy(
@@ -71,10 +75,19 @@ def parallel_cross_entropy(
         NotImplementedError: targets are probabilities, or what `cross_entropy` refuses.
         RuntimeError: torch.distributed is not initialized, this process is not in `group`, or what
             `cross_entropy` refuses; in backward, `create_graph` is True.
-        ValueError: on every rank where options, dtype or the number of rows are not the same on
-            all, or where one has no classes; or what `cross_entropy` refuses.
+        ValueError: on every rank where options, dtype or targets are not the same on all, or where
+            one has no classes; or what `cross_entropy` refuses.
     """
     ranks = ranks_of(group)
+    if is_dtensor(input) or is_dtensor(target) or is_dtensor(weight):
+        raise NotImplementedError(
+            "input, target and weight must be plain tensors: cross_entropy takes a DTensor"
+        )
+    if isinstance(weight, Tensor) and weight.numel() != input.shape[class_dim(input)]:
+        raise ValueError(
+            "weight must have the factors of this rank's classes, "
+            f"{input.shape[class_dim(input)]} of them, got {weight.numel()}"
+        )
     options = checked_options(
         input, target, weight, ignore_index, reduction, label_smoothing, lse_square_scale
     )
@@ -124,7 +137,7 @@ class ParallelCrossEntropyFunction(torch.autograd.Function):
         sizes = target.shape
         known = _of_shard(input, weight, smoothing, sizes) if input.shape[dim] > 0 else None
         largest_here = known.largest if known else input.new_full(sizes, -torch.inf).double()
-        largest, shard = _all_largest(largest_here, input, weight, options, ranks)
+        largest, shard = _all_largest(largest_here, input, target, weight, options, ranks)
         assert known is not None  # else there was an error
 
         target = target.long()
@@ -262,6 +275,7 @@ def _of_shard(
 def _all_largest(
     largest: Tensor,
     input: Tensor,
+    target: Tensor,
     weight: Tensor | None,
     options: Options,
     ranks: Ranks,
@@ -275,7 +289,8 @@ def _all_largest(
     size = input.shape[class_dim(input)]
     rows = largest.flatten()
     is_weighted = 0.0 if weight is None else 1.0
-    equal = rows.new_tensor([*options, is_weighted, input.element_size(), len(rows)])
+    known = rows.new_tensor([*options, is_weighted, input.element_size(), len(rows)])
+    equal = torch.cat([known, _checksum(target).view(1)])
     sizes = rows.new_zeros(ranks.size)
     sizes[ranks.rank] = size
     message = torch.cat([equal, -equal, sizes, rows[:FIRST_ROWS]])
@@ -284,10 +299,10 @@ def _all_largest(
     dist.all_reduce(message, dist.ReduceOp.MAX, ranks.group)
     most, least, sizes, first = message.split([len(equal), len(equal), ranks.size, FIRST_ROWS])
     if not torch.equal(most, -least):
+        found = zip(AGREED, (-least).tolist(), most.tolist(), strict=True)
+        differ = [f"{name} from {low:g} to {high:g}" for name, low, high in found if low != high]
         raise ValueError(
-            "reduction, ignore_index, label_smoothing, lse_square_scale, whether there is a "
-            "weight, the bytes of an element and the number of rows must be the same on every "
-            f"rank, got from {(-least).tolist()} to {most.tolist()}"
+            f"{', '.join(AGREED)} must be the same on every rank, got {', '.join(differ)}"
         )
     counts = [int(count) for count in sizes.tolist()]
     if min(counts) == 0:
@@ -298,6 +313,11 @@ def _all_largest(
         first = torch.cat([first, rest])
     shard = _Shard(sum(counts[: ranks.rank]), size, sum(counts))
     return first[: len(rows)].view_as(largest), shard
+
+
+def _checksum(target: Tensor) -> Tensor:
+    places = torch.arange(1, target.numel() + 1, device=target.device)
+    return ((target.long().flatten() * places).sum() % 2**50).double()
 
 
 def _all_sums(rows: list[Tensor], weights: Tensor, ranks: Ranks) -> list[Tensor]:
