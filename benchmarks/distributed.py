@@ -11,6 +11,7 @@ that of one process beyond what it held before, with no memory kept for results.
 """
 
 import argparse
+import ctypes
 import tempfile
 from collections.abc import Callable
 from multiprocessing import get_context
@@ -29,8 +30,9 @@ from torch.nn.parallel import DistributedDataParallel
 import makemore_ext as mx
 from makemore_ext.bench import Contenders, interleaved
 
-PROCESSES, ROUNDS, CALLS = 2, 21, 3
+PROCESSES, ROUNDS, CALLS = 2, 11, 3
 TORCH, ALONE, OURS = "torch", "makemore_ext, each by itself", "makemore_ext"
+MESSAGE, MESSAGE_DOUBLES = "all_reduce", 4101  # of batch norm, forward
 LAYERS = ((1024, 256), (16, 64, 56, 56))  # rows of each process
 LOGITS = ((512, 32000), (2048, 50304))  # classes of all
 DTYPES = (torch.float32, torch.bfloat16)
@@ -52,7 +54,13 @@ def layer(shape: tuple[int, ...]) -> Contenders:
 
         return run
 
-    return {TORCH: step(F.batch_norm), ALONE: step(mx.batch_norm), OURS: step(mx.sync_batch_norm)}
+    message = torch.zeros(MESSAGE_DOUBLES, dtype=torch.float64)
+    return {
+        TORCH: step(F.batch_norm),
+        ALONE: step(mx.batch_norm),
+        OURS: step(mx.sync_batch_norm),
+        MESSAGE: lambda: dist.all_reduce(message),
+    }
 
 
 def resnet() -> Contenders:
@@ -97,10 +105,12 @@ def loss(shape: tuple[int, int], dtype: torch.dtype) -> dict[str, Step]:
 
 def measured(contenders: Contenders, rounds: int) -> dict[str, Any]:
     """Seconds, and the peak of memory in bytes, of each."""
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)  # glibc's
     seconds = interleaved(contenders, rounds, calls=CALLS)
     peaks = {}
     for name, step in contenders.items():
         mx.empty_cache()
+        malloc_trim(0)
         peaks[name] = measure.peak_memory(step)
     return {"seconds": seconds, "peak_bytes": peaks}
 
@@ -140,6 +150,7 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
         "torch, ms": seconds[TORCH] * 1e3,
         "ours unsynchronised, ms": seconds[ALONE] * 1e3 if ALONE in seconds else None,
         "ours, ms": seconds[OURS] * 1e3,
+        "one message, ms": seconds[MESSAGE] * 1e3 if MESSAGE in seconds else None,
         "torch / ours": seconds[TORCH] / seconds[OURS],
         "peak, torch, MiB": peak[TORCH] / 2**20,
         "peak, ours, MiB": peak[OURS] / 2**20,
