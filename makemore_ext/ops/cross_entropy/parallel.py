@@ -241,7 +241,13 @@ class ParallelCrossEntropyFunction(torch.autograd.Function):
             gradient = operators.cross_entropy_backward.default(*call)
         of_ignored = gradient.gather(dim, place)
         at_index = torch.where(valid.unsqueeze(dim), at_index.unsqueeze(dim), of_ignored)
-        return gradient.scatter_(dim, place, at_index), *[None] * 5
+        _as_bits(gradient).scatter_(dim, place, _as_bits(at_index))
+        return gradient, *[None] * 5
+
+
+def _as_bits(tensor: Tensor) -> Tensor:
+    """Of 16 bits as an integer: scatter_ makes float32 of all elements of a narrow tensor."""
+    return tensor.view(torch.int16) if tensor.element_size() == 2 else tensor
 
 
 class _OfShard(NamedTuple):
