@@ -1,5 +1,6 @@
 """Processes of a gloo group on this machine, and what they are asked to do."""
 
+import contextlib
 import datetime
 import traceback
 from collections.abc import Callable
@@ -14,25 +15,30 @@ TIMEOUT = datetime.timedelta(seconds=20)
 
 
 class Ranks:
-    """`count` processes, each a rank; what they are given must be pickled by name."""
+    """`count` processes, each a rank; what they are given must be pickled by name.
+
+    They find no test module: it is to be a function of one that the tests share.
+    """
 
     def __init__(self, count: int, folder: Path) -> None:
         context = multiprocessing.get_context("spawn")
         self.count = count
-        self._pipes = [context.Pipe() for _ in range(count)]
+        pipes = [context.Pipe() for _ in range(count)]
+        self._pipes = [ours for ours, _ in pipes]
         self._processes = [
-            context.Process(target=_serve, args=(rank, count, str(folder / "store"), pipe[1]))
-            for rank, pipe in enumerate(self._pipes)
+            context.Process(target=_serve, args=(rank, count, str(folder / "store"), theirs))
+            for rank, (_, theirs) in enumerate(pipes)
         ]
-        for process in self._processes:
+        for process, (_, theirs) in zip(self._processes, pipes, strict=True):
             process.start()
+            theirs.close()  # so that of a rank that has ended nothing is waited for
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         """What `function(*arguments)` returns on each rank, or the exception that it raises."""
-        for ours, _ in self._pipes:
+        for ours in self._pipes:
             ours.send((function, arguments))
         answers = []
-        for ours, _ in self._pipes:
+        for ours in self._pipes:
             if not ours.poll(120):
                 raise TimeoutError("a rank does not answer")
             answers.append(ours.recv())
@@ -47,8 +53,9 @@ class Ranks:
         return answers
 
     def close(self) -> None:
-        for (ours, _), process in zip(self._pipes, self._processes, strict=True):
-            ours.send(None)
+        for ours, process in zip(self._pipes, self._processes, strict=True):
+            with contextlib.suppress(BrokenPipeError):  # it has ended
+                ours.send(None)
             process.join(20)
             process.kill()
 

@@ -145,6 +145,13 @@ def fsdp_steps(model: nn.Module, batches: list[Tensor]) -> dict[str, Any]:
     return {**result, "state": whole}
 
 
+def under_autocast(model: nn.Module, batch: Tensor, sizes: list[int]) -> Tensor:
+    model = copy.deepcopy(model)
+    mx.convert(model, process_group=None)
+    with torch.autocast("cpu", torch.bfloat16):
+        return model(part(batch, sizes)).detach()
+
+
 def copied_layer() -> Any:
     """The group of a layer's copy and of a converted one's."""
     layer = copy.deepcopy(mx.SyncBatchNorm(3, process_group=dist.group.WORLD))

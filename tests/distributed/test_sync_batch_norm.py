@@ -21,6 +21,7 @@ from sync_calls import (
     second_derivative,
     steps_of_layer,
     trained,
+    under_autocast,
     under_compile,
     without_the_first,
 )
@@ -270,6 +271,17 @@ def test_second_derivatives_are_refused(ranks):
 def test_under_torch_compile_the_graph_breaks(ranks):
     for plain, compiled in ranks.results(under_compile, torch.randn(12, 3), ranks.sizes):
         torch.testing.assert_close(compiled, plain)
+
+
+def test_under_autocast(ranks):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(7, 5), nn.BatchNorm1d(5))
+    batch = Case((12, 7), torch.float32).input
+    output = torch.cat(ranks.results(under_autocast, model, batch, ranks.sizes))
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = model(batch)
+    assert output.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(output, expected)
 
 
 def test_a_layer_of_all_ranks_can_be_copied(ranks):

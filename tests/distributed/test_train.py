@@ -12,10 +12,9 @@ import time
 import pytest
 import torch
 from ranks import Ranks
-from torch import distributed as dist
+from train_calls import trained
 
-from makemore_ext.makemore import MLP, Dataset, Trainer, checkpoint
-from makemore_ext.ops.ranks import ranks_of
+from makemore_ext.makemore import checkpoint
 
 TRAIN = ["-m", "makemore_ext", "train"]
 SMALL = ["--hidden", "16", "--samples", "2"]
@@ -27,16 +26,6 @@ def ranks(request, tmp_path_factory):
     ranks = Ranks(request.param, tmp_path_factory.mktemp("ranks"))
     yield ranks
     ranks.close()
-
-
-def trained(backend, dtype, steps):
-    """The losses, by all processes of a group or by this one."""
-    dataset, generator = Dataset.load(), torch.Generator().manual_seed(1)
-    model = MLP.init(hidden=32, dtype=dtype, generator=generator)
-    ranks = ranks_of(None) if dist.is_initialized() else None
-    trainer = Trainer(model, dataset.train, generator, backend=backend, ranks=ranks)
-    trainer.train(steps)
-    return trainer.losses
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
