@@ -100,7 +100,9 @@ def become_torchs(layer: nn.Module) -> None:
 
 
 def become_synchronised(layer: nn.Module, process_group: Any) -> None:
-    """For one of this package's batch norms."""
+    """For a batch norm that nothing keeps from it, see `why_left`."""
+    if type(layer) not in TORCHS:
+        become_ours(layer)
     if type(layer) is not SyncBatchNorm:
         torchs, _ = TORCHS[type(layer)]
         layer.__class__ = SyncBatchNorm

@@ -77,10 +77,10 @@ def convert(
             report.skipped[name] = why
             continue
         before = type(layer).__name__
-        if type(layer) not in TORCHS:
-            become_ours(layer)
         if synchronised:
             become_synchronised(layer, process_group)
+        else:
+            become_ours(layer)
         report.swapped[name] = f"{before} by makemore_ext.{type(layer).__name__}"
     if fuse_activations:
         _fuse(module, report)
@@ -146,8 +146,6 @@ def synchronise(module: nn.Module, process_group: Any) -> nn.Module:
                 f"{name or '(the module itself)'}: {why}"
             )
     for _, layer in norms:
-        if type(layer) not in TORCHS:
-            become_ours(layer)
         become_synchronised(layer, process_group)
     return module
 

@@ -157,4 +157,3 @@ BACKENDS: dict[str, Backend] = {
     "fused": fused,
     "fused_mlp": fused_mlp,
 }
-SHARED = ["autograd", "fused"]  # those that several processes can share a minibatch with

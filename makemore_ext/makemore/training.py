@@ -10,8 +10,9 @@ from torch import Tensor
 from makemore_ext._arguments import as_number, checked_integer, require
 from makemore_ext._interrupt import deferred_interrupt
 from makemore_ext.fused_mlp import FusedMLP
-from makemore_ext.makemore.backends import BACKENDS, SHARED, Backend
+from makemore_ext.makemore.backends import BACKENDS, Backend
 from makemore_ext.makemore.data import Windows
+from makemore_ext.makemore.data_parallel import LOSSES, DataParallel
 from makemore_ext.makemore.model import MLP
 from makemore_ext.ops.ranks import Ranks
 
@@ -58,7 +59,7 @@ class Trainer:
     ranks: Ranks | None = None
 
     def __post_init__(self) -> None:
-        backends = list(BACKENDS) if self.ranks is None else SHARED
+        backends = list(BACKENDS if self.ranks is None else LOSSES)
         of_several = "" if self.ranks is None else " for several processes"
         allowed = f"one of {', '.join(backends)}{of_several}"
         require(self.backend in backends, "backend", self.backend, allowed)
@@ -126,8 +127,6 @@ class Trainer:
 
     def _train_together(self, steps: int, callback: Callback | None, ranks: Ranks) -> None:
         """An interrupt of one rank ends the training of all of them after the same step."""
-        from makemore_ext.makemore.data_parallel import DataParallel  # needs torch.distributed
-
         backend = DataParallel(self.backend, ranks)
         with deferred_interrupt() as interrupt:
             for _ in range(steps):

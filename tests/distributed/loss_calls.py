@@ -6,6 +6,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from cross_entropy_cases import doubled
 from support import upstream
 from torch import Tensor
 from torch import distributed as dist
@@ -17,6 +18,16 @@ SENDING = ("all_reduce", "all_gather", "all_gather_into_tensor", "broadcast", "r
 
 def shard(tensor: Tensor, sizes: list[int], dim: int) -> Tensor:
     return tensor.split(sizes, dim)[dist.get_rank()]
+
+
+def truth(input: Tensor, target: Tensor, options: dict[str, Any]) -> list[Tensor]:
+    """Loss, gradient and, where it is asked for, lse: in one process and float64, of the values."""
+    leaf = input.double().requires_grad_()
+    result = mx.cross_entropy(leaf * 1, target, **doubled(options))
+    loss, *lse = result if isinstance(result, tuple) else (result,)
+    torch.autograd.backward([loss, *lse], [upstream(loss), *map(upstream, lse)])
+    assert leaf.grad is not None
+    return [loss.detach(), leaf.grad, *[value.detach() for value in lse]]
 
 
 def loss_and_gradient(

@@ -3,10 +3,11 @@
 import contextlib
 import datetime
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import distributed as dist
 from torch import multiprocessing
@@ -15,14 +16,16 @@ TIMEOUT = datetime.timedelta(seconds=20)
 
 
 class Ranks:
-    """`count` processes, each a rank; what they are given must be pickled by name.
+    """Processes, each a rank; what they are given must be pickled by name.
 
-    They find no test module: it is to be a function of one that the tests share.
+    They find no test module: it is to be a function of one that the tests share. `sizes` says what
+    each has of what they share.
     """
 
-    def __init__(self, count: int, folder: Path) -> None:
+    def __init__(self, sizes: list[int], folder: Path) -> None:
         context = multiprocessing.get_context("spawn")
-        self.count = count
+        self.sizes = sizes
+        self.count = count = len(sizes)
         pipes = [context.Pipe() for _ in range(count)]
         self._pipes = [ours for ours, _ in pipes]
         self._processes = [
@@ -58,6 +61,20 @@ class Ranks:
                 ours.send(None)
             process.join(20)
             process.kill()
+
+
+def ranks_fixture(sizes: dict[str, list[int]]) -> Any:
+    """The fixture of a module whose tests take the processes `ranks`, for each of the sizes."""
+
+    @pytest.fixture(scope="module", params=sizes, ids=sizes)
+    def ranks(
+        request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    ) -> Iterator[Ranks]:
+        ranks = Ranks(sizes[request.param], tmp_path_factory.mktemp("ranks"))
+        yield ranks
+        ranks.close()
+
+    return ranks
 
 
 def _serve(rank: int, count: int, store: str, pipe: Any) -> None:

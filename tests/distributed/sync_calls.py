@@ -24,17 +24,14 @@ def part(tensor: Tensor, sizes: list[int]) -> Tensor:
 
 def of_part(case: Case, sizes: list[int], options: dict[str, Any]) -> dict[str, Any]:
     """Results by name, of this rank's rows, and the messages each way."""
-    options = dict(options)
-    leaves = [t.detach().clone() for t in (part(case.input, sizes), case.weight, case.bias)]
+    leaves = [t.detach() for t in (part(case.input, sizes), case.weight, case.bias)]
     for leaf in leaves:
         leaf.requires_grad_()
     input, *affine = leaves
     running: Any = [case.running_mean.clone(), case.running_var.clone()]
     sent = {"forward": Counter(), "backward": Counter()}
     with counted(sent["forward"]):
-        output = mx.sync_batch_norm(
-            input.as_strided(input.shape, input.stride()), *running, *affine, True, **options
-        )
+        output = mx.sync_batch_norm(input, *running, *affine, True, **options)
     with counted(sent["backward"]):
         gradients = torch.autograd.grad(output, leaves, part(case.grad_output, sizes))
     results = [output.detach(), *gradients, *running]

@@ -5,16 +5,12 @@ from pathlib import Path
 import costs
 import pytest
 from cost_calls import of_batch_norm, of_cross_entropy, of_train
-from ranks import Ranks
+from ranks import ranks_fixture
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "distributed.md"
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    ranks = Ranks(2, tmp_path_factory.mktemp("ranks"))
-    yield ranks
-    ranks.close()
+ranks = ranks_fixture({"two": [1] * 2})
 
 
 @pytest.mark.parametrize("channels", [1, 256, 2048, 2100])

@@ -2,13 +2,11 @@
 
 import pytest
 import torch
-from cross_entropy_cases import DTYPES, OPTIONS, doubled, indices, logits, with_weight
+from cross_entropy_cases import DTYPES, OPTIONS, indices, logits, with_weight
 from dtensor_calls import loss_and_gradient, refused
-from ranks import Ranks
-from support import upstream
+from loss_calls import truth
+from ranks import ranks_fixture
 from torch.distributed.tensor import Partial, Replicate, Shard
-
-import makemore_ext as mx
 
 CASES = {
     "classes": ((4,), [Shard(1)]),
@@ -27,19 +25,7 @@ MORE = {
 }
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    ranks = Ranks(4, tmp_path_factory.mktemp("ranks"))
-    yield ranks
-    ranks.close()
-
-
-def truth(input, target, options):
-    leaf = input.double().requires_grad_()
-    result = mx.cross_entropy(leaf * 1, target, **doubled(options))
-    loss, *lse = result if isinstance(result, tuple) else (result,)
-    torch.autograd.backward([loss, *lse], [upstream(loss), *map(upstream, lse)])
-    return [value.detach() for value in (loss, leaf.grad, *lse)]
+ranks = ranks_fixture({"four": [1] * 4})
 
 
 def check(ranks, case, dtype, options, target=None, are_dtensors=False):

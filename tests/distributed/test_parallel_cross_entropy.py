@@ -2,18 +2,18 @@
 
 import pytest
 import torch
-from cross_entropy_cases import DTYPES, OPTIONS, doubled, indices, logits, with_weight
+from cross_entropy_cases import DTYPES, OPTIONS, indices, logits, with_weight
 from loss_calls import (
     call,
     in_group_of,
     loss_and_gradient,
     of_probabilities,
     second_derivative,
+    truth,
     under_compile,
     without_the_first,
 )
-from ranks import Ranks
-from support import upstream
+from ranks import ranks_fixture
 
 import makemore_ext as mx
 
@@ -27,27 +27,12 @@ MORE = {
 }
 
 
-@pytest.fixture(scope="module", params=SIZES, ids=SIZES)
-def ranks(request, tmp_path_factory):
-    sizes = SIZES[request.param]
-    ranks = Ranks(len(sizes), tmp_path_factory.mktemp("ranks"))
-    ranks.sizes = sizes
-    yield ranks
-    ranks.close()
+ranks = ranks_fixture(SIZES)
 
 
 def problem(rows, sizes, dtype, options):
     shape = (*rows[:1], sum(sizes), *rows[1:])
     return logits(shape, dtype), indices(shape), with_weight(options, shape, dtype)
-
-
-def truth(input, target, options):
-    """In one process and float64, of the same values."""
-    leaf = input.double().requires_grad_()
-    result = mx.cross_entropy(leaf * 1, target, **doubled(options))
-    loss, *lse = result if isinstance(result, tuple) else (result,)
-    torch.autograd.backward([loss, *lse], [upstream(loss), *map(upstream, lse)])
-    return loss.detach(), leaf.grad, [v.detach() for v in lse]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -56,7 +41,7 @@ def truth(input, target, options):
 def test_of_all_logits(ranks, options, rows, dtype):
     input, target, options = problem(rows, ranks.sizes, dtype, options)
     answers = ranks.results(loss_and_gradient, input, target, ranks.sizes, options)
-    loss, grad, lse = truth(input, target, options)
+    loss, grad, *lse = truth(input, target, options)
     gradient = torch.cat([answer["grad"] for answer in answers], 1 if rows else 0)
     tight = {"rtol": 1e-12, "atol": 1e-13} if dtype == torch.float64 else {}
     bounds = {**(tight or {"rtol": torch.finfo(dtype).eps, "atol": 1e-7}), "equal_nan": True}
@@ -93,7 +78,7 @@ def test_special_values(ranks, change):
     target = torch.tensor([0, 1, 2, 2, 2, -100])
     change(input)
     answers = ranks.results(loss_and_gradient, input, target, ranks.sizes, options)
-    loss, grad, _ = truth(input, target, options)
+    loss, grad = truth(input, target, options)
     gradient = torch.cat([answer["grad"] for answer in answers], 1)
     # 60 below the largest, a logit's distance from it has lost 6 of its 24 bits.
     bounds = {"rtol": 1e-5, "atol": 1e-44, "equal_nan": True}
@@ -104,7 +89,7 @@ def test_special_values(ranks, change):
 def test_more_rows_than_the_first_message_has(ranks):
     input, target, _ = problem((5000,), ranks.sizes, torch.float32, {})
     answers = ranks.results(loss_and_gradient, input, target, ranks.sizes, {})
-    loss, grad, _ = truth(input, target, {})
+    loss, grad = truth(input, target, {})
     torch.testing.assert_close(answers[0]["loss"].double(), loss, rtol=1e-7, atol=0)
     gradient = torch.cat([answer["grad"] for answer in answers], 1)
     torch.testing.assert_close(gradient.double(), grad, rtol=1e-6, atol=1e-10)

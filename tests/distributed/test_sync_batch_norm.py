@@ -8,7 +8,7 @@ from batch_norm_cases import (
     check_roundings,
     step_by_step,
 )
-from ranks import Ranks
+from ranks import ranks_fixture
 from support import ND_LAYOUTS
 from sync_calls import (
     call,
@@ -46,13 +46,7 @@ OPTIONS = {
 EXACTLY = {"rtol": 0, "atol": 0, "equal_nan": True}
 
 
-@pytest.fixture(scope="module", params=SIZES, ids=SIZES)
-def ranks(request, tmp_path_factory):
-    sizes = SIZES[request.param]
-    ranks = Ranks(len(sizes), tmp_path_factory.mktemp("ranks"))
-    ranks.sizes = sizes
-    yield ranks
-    ranks.close()
+ranks = ranks_fixture(SIZES)
 
 
 def wide(dtype):

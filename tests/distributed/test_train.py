@@ -11,7 +11,7 @@ import time
 
 import pytest
 import torch
-from ranks import Ranks
+from ranks import ranks_fixture
 from train_calls import trained
 
 from makemore_ext.makemore import checkpoint
@@ -21,11 +21,7 @@ SMALL = ["--hidden", "16", "--samples", "2"]
 STEPS = {2: 1000, 3: 100}  # of how many processes
 
 
-@pytest.fixture(scope="module", params=STEPS)
-def ranks(request, tmp_path_factory):
-    ranks = Ranks(request.param, tmp_path_factory.mktemp("ranks"))
-    yield ranks
-    ranks.close()
+ranks = ranks_fixture({str(count): [1] * count for count in STEPS})
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])

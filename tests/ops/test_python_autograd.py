@@ -16,7 +16,6 @@ PLACES = (
 # Of the kernels, which are the same on either autograd.
 OF_KERNELS = ("accuracy", "layouts", "operator_calls")
 IGNORED = [f"--ignore-glob=*/test_{name}.py" for name in OF_KERNELS]
-PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -26,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_on_the_autograd_of_python(place):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     run = subprocess.run(
-        [*PYTEST, *IGNORED, place],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *IGNORED, place],
         env={**environment, "MAKEMORE_EXT_AUTOGRAD": "python"},
         cwd=ROOT,
         capture_output=True,

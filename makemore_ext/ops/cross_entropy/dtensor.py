@@ -50,6 +50,9 @@ def of_dtensor(
             f"mesh, got placements {input.placements}"
         )
 
+    everywhere: list[Placement] = [Replicate()] * mesh.ndim
+    to_add_up = [Partial() if is_row else Replicate() for is_row in over_rows]
+
     def of_rows(place: "Placement") -> "Placement":
         """Where something with the dimensions of `input` but the classes is."""
         if not isinstance(place, Shard) or place.dim == dim:
@@ -58,13 +61,13 @@ def of_dtensor(
 
     def part(tensor: Tensor, placements: list["Placement"]) -> Tensor:
         if not is_dtensor(tensor):
-            tensor = DTensor.from_local(tensor, mesh, [Replicate()] * mesh.ndim, run_check=False)
+            tensor = DTensor.from_local(tensor, mesh, everywhere, run_check=False)
         return tensor.redistribute(mesh, placements).to_local()  # type: ignore[attr-defined]
 
     rows = [of_rows(place) for place in input.placements]
     is_indices = not target.is_floating_point()
     target = part(target, rows if is_indices else list(input.placements))
-    whole_weight = None if weight is None else part(weight, [Replicate()] * mesh.ndim)
+    whole_weight = None if weight is None else part(weight, everywhere)
     if weight is not None:
         weight = part(weight, [Shard(0) if is_class else Replicate() for is_class in over_classes])
 
@@ -73,10 +76,9 @@ def of_dtensor(
     share = 1.0
     if is_mean_of_parts:
         divisor = _divisor(local, target, whole_weight, ignore_index).view(1)
-        partial = [Partial() if is_row else Replicate() for is_row in over_rows]
-        total = DTensor.from_local(divisor, mesh, partial, run_check=False).full_tensor()
+        total = DTensor.from_local(divisor, mesh, to_add_up, run_check=False).full_tensor()
         reduction = "mean" if divisor > 0 else "sum"  # of nothing there is no mean
-        share = (divisor / total).item() if divisor > 0 else (0.0 / total).item()
+        share = (divisor / total).item()
     options |= {
         "ignore_index": ignore_index,
         "reduction": reduction,
@@ -100,9 +102,8 @@ def of_dtensor(
         loss = global_rows(loss)
     else:
         loss = loss.to(compute_dtype(local)) * share if is_mean_of_parts else loss
-        partial = [Partial() if is_row else Replicate() for is_row in over_rows]
-        of_parts = DTensor.from_local(loss, mesh, partial, run_check=False)
-        loss = of_parts.redistribute(mesh, [Replicate()] * mesh.ndim).to(local.dtype)
+        of_parts = DTensor.from_local(loss, mesh, to_add_up, run_check=False)
+        loss = of_parts.redistribute(mesh, everywhere).to(local.dtype)
     return (loss, global_rows(lse[0])) if return_lse else loss
 
 
