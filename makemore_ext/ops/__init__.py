@@ -4,8 +4,9 @@ A short operation is one file, its `__init__.py`. A longer one has there what is
 
 - `options.py`: what the operators are told beside tensors, and the numbers that stand for names;
 - `checks.py`: what is refused before a kernel starts;
-- `formulas.py`: terms, gradients and tangents in torch operations, for what kernels do not do; the
-  nodes of csrc/autograd call them as the Functions do;
+- `terms.py`: what an operation is made of, in torch operations, for
+- `formulas.py`: gradients and tangents that kernels do not compute; the nodes of csrc/autograd call
+  them as the Functions do;
 - `registrations.py`: shapes and batching, for torch.compile, export and torch.func;
 - `function.py`: the autograd Functions around the operators, for a torch that native autograd was
   not built with;

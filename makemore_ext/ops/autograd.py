@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import TransformType
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from makemore_ext._native import autograd
 
@@ -58,6 +59,32 @@ def check_forward_mode(operation: str) -> None:
             f"{operation} has no jvp of jvp, nor jacfwd of jacfwd, on the autograd of Python: "
             "native autograd, which is built for one version of torch, has"
         )
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether all that is made of `tensor` is values, which nothing differentiates or traces."""
+    return (
+        not torch.is_grad_enabled()
+        and type(tensor) is Tensor
+        and is_eager()
+        and _get_current_dispatch_mode() is None
+    )
+
+
+# Of float64 temporaries that stay in the second-level cache and in memory that malloc keeps.
+PIECE_ELEMENTS = 65536
+
+
+def pieces(tensor: Tensor, dim: int) -> list[tuple[int, int]]:
+    """Where to cut `tensor` in `dim`, (begin, length) each, that a formula passes over many times.
+
+    One piece where there is nothing to gain, or a graph of the operations to lose.
+    """
+    size, elements = tensor.shape[dim], tensor.numel()
+    if not (tensor.is_cpu and is_plain(tensor) and elements > PIECE_ELEMENTS):
+        return [(0, size)]
+    length = max(1, PIECE_ELEMENTS * size // elements)
+    return [(begin, min(length, size - begin)) for begin in range(0, size, length)]
 
 
 def no_tangent(output: Tensor) -> Tensor | None:

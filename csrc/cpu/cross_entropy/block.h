@@ -109,11 +109,10 @@ class Shares {
     return weight_ == nullptr ? share : share * load_lanes<partial>(weight_ + c, count, C(0));
   }
 
-  // Of one class, for neighbouring rows. `q`: the probabilities of that class from row i on, if
-  // any.
+  // Of one class, for neighbouring rows. `q`: the probabilities of that class, if any.
   template <bool partial>
-  MAKEMORE_EXT_INLINE Vec<C> of_rows(const T* q, int64_t c, int64_t i, int64_t count) const {
-    const Vec<C> share = smoothed<partial>(q, i, count);
+  MAKEMORE_EXT_INLINE Vec<C> of_rows(const T* q, int64_t c, int64_t count) const {
+    const Vec<C> share = smoothed<partial>(q, 0, count);
     return weight_ == nullptr ? share : share * weight_[c];
   }
 

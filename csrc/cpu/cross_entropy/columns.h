@@ -1,6 +1,7 @@
-// Cross entropy over neighbouring rows that lie side by side in memory, their classes far apart:
-// images [N, C, H, W], where the class is the channel. A lane of a vector is a row here, so nothing
-// is ever summed across lanes.
+// Cross entropy with a row in each lane of a vector, so that nothing is ever summed across lanes.
+// For neighbouring rows that lie side by side in memory, their classes far apart: images
+// [N, C, H, W], where the class is the channel. For rows of very few classes also, whose elements
+// are brought side by side one by one.
 #pragma once
 
 #include <algorithm>
@@ -46,6 +47,9 @@ struct ColumnBlocks {
   }
 };
 
+// Of more classes than this, rows one after the other are better taken a row at a time.
+inline constexpr int64_t kMostGatheredClasses = 4;
+
 // Of a chunk of classes, the logits are read once and worked on in a place of their own, where
 // those of a class lie next to those of the one before: as far apart as they come, in an image
 // whose size is a power of two, they would all share a few lines of the cache.
@@ -61,6 +65,9 @@ class ColumnWorker {
       : arguments_(arguments),
         shares_(arguments),
         gradient_(gradient),
+        x_stride_(arguments.logits.inner_stride(arguments.shape)),
+        q_stride_(arguments.probabilities.inner_stride(arguments.shape)),
+        dx_stride_(gradient.inner_stride(arguments.shape)),
         rows_(ColumnBlocks::of(arguments).rows_per_block),
         keeps_(after_reduce && gradient.data != nullptr &&
                arguments.shape.classes * rows_ <= kMostKept),
@@ -75,8 +82,8 @@ class ColumnWorker {
     }
     dx_ = gradient_.data == nullptr ? nullptr : gradient_.row(arguments_.shape, block.begin);
   }
-  const T* logits_row(int64_t i) const { return x_ + i; }
-  T* gradient_row(int64_t i) const { return dx_ + i; }
+  const T* logits_row(int64_t i) const { return x_ + i * x_stride_; }
+  T* gradient_row(int64_t i) const { return dx_ + i * dx_stride_; }
   int64_t gradient_class_stride() const { return gradient_.class_stride; }
 
   // The maximum and the sums over classes of every row.
@@ -128,16 +135,48 @@ class ColumnWorker {
     }
   }
 
+  // Calls body(lanes) with `count` neighbours at `place`, side by side.
+  template <typename Body>
+  static auto with_lanes(const T* place, int64_t stride, int64_t count, const Body& body) {
+    if (stride == 1) {
+      return body(place);
+    }
+    T lanes[kLanes<T>];
+    for (int64_t lane = 0; lane < count; ++lane) {
+      lanes[lane] = place[lane * stride];
+    }
+    return body(static_cast<const T*>(lanes));
+  }
+
   template <bool partial>
   Vec<C> logits_at(int64_t c, int64_t i, int64_t count) const {
-    return load_lanes<partial>(x_ + c * arguments_.logits.class_stride + i, count, C(0));
+    return with_lanes(x_ + c * arguments_.logits.class_stride + i * x_stride_, x_stride_, count,
+                      [&](const T* lanes) { return load_lanes<partial>(lanes, count, C(0)); });
   }
 
   // The shares of class c in the rows from i on.
   template <bool partial>
   Vec<C> shares_at(int64_t c, int64_t i, int64_t count) const {
-    return shares_.template of_rows<partial>(q_ + c * arguments_.probabilities.class_stride, c, i,
-                                             count);
+    const auto of_lanes = [&](const T* q) {
+      return shares_.template of_rows<partial>(q, c, count);
+    };
+    if constexpr (kind != TargetKind::probabilities) {
+      return of_lanes(nullptr);
+    }
+    return with_lanes(q_ + c * arguments_.probabilities.class_stride + i * q_stride_, q_stride_,
+                      count, of_lanes);
+  }
+
+  template <bool partial>
+  void write(T* place, Vec<C> values, int64_t count) const {
+    if (dx_stride_ == 1) {
+      return store_lanes<partial>(place, values, count);
+    }
+    T lanes[kLanes<T>];
+    store(lanes, values);
+    for (int64_t lane = 0; lane < count; ++lane) {
+      place[lane * dx_stride_] = lanes[lane];
+    }
   }
 
   // The logits of the classes [begin, end) to `work`, and the running maxima.
@@ -146,7 +185,7 @@ class ColumnWorker {
     for (int64_t c = begin; c < end; ++c) {
       for_each_vector(block, [&](auto partial, int64_t i, int64_t count) {
         constexpr bool kPartial = decltype(partial)::value;
-        read_ahead(x_ + c * arguments_.logits.class_stride + i, ahead);
+        read_ahead(x_ + c * arguments_.logits.class_stride + i * x_stride_, ahead);
         const Vec<C> logits = logits_at<kPartial>(c, i, count);
         store(work + (c - begin) * rows_ + i, logits);
         store(maxima + i, max<C>(logits, load(maxima + i)));
@@ -229,7 +268,7 @@ class ColumnWorker {
           if constexpr (Shares<T, kind>::kAny) {
             result -= shares_at<kPartial>(c, i, count) * load(state.offset + i);
           }
-          store_lanes<kPartial>(dx_ + c * gradient_.class_stride + i, result, count);
+          write<kPartial>(dx_ + c * gradient_.class_stride + i * dx_stride_, result, count);
         });
       }
     }
@@ -238,6 +277,9 @@ class ColumnWorker {
   const CrossEntropyArguments<T>& arguments_;
   Shares<T, kind> shares_;
   RowView<T> gradient_;
+  int64_t x_stride_;  // from a row to the next
+  int64_t q_stride_;
+  int64_t dx_stride_;
   int64_t rows_;  // of a block
   bool keeps_;
   Scratch<C> work_;        // [classes of a chunk, or all of them, rows of a block]

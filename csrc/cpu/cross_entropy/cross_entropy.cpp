@@ -22,9 +22,9 @@
 // gradient as well, while a row is still in cache, when asked to. Backward reads the logits once
 // more and writes the gradient. Sums over classes and rows are kept in double.
 //
-// Rows are worked on in blocks, in one of two layouts: a row contiguous in memory (or copied to
-// be), see rows.h, or neighbouring rows side by side, as where the classes are the
-// channels of an image, see columns.h.
+// Rows are worked on in blocks, in one of two ways: a row after the other, contiguous in memory or
+// copied to be, see rows.h; or neighbouring rows side by side, as where the classes are the
+// channels of an image or very few, see columns.h.
 #include <algorithm>
 #include <cstdint>
 #include <type_traits>
@@ -89,9 +89,10 @@ void with_layout(const CrossEntropyArguments<T>& arguments, const RowView<T>& gr
   const auto side_by_side = [&](const auto& view) {
     return view.data == nullptr || view.inner_stride(shape) == 1;
   };
-  const bool columns = arguments.logits.class_stride != 1 && shape.inner() >= kLanes<T> &&
-                       side_by_side(arguments.logits) && side_by_side(gradient) &&
-                       side_by_side(arguments.probabilities);
+  const bool columns = shape.inner() >= kLanes<T> &&
+                       (shape.classes <= kMostGatheredClasses ||
+                        (arguments.logits.class_stride != 1 && side_by_side(arguments.logits) &&
+                         side_by_side(gradient) && side_by_side(arguments.probabilities)));
   const auto with_target = [&](auto kind) {
     constexpr TargetKind kKind = decltype(kind)::value;
     const BlockTargets<T, kKind> targets(arguments);

@@ -13,11 +13,14 @@ Then dx = weight s P(dz), dxhat = s P(dx) for a change dx of the input, and P is
 s changes by ds = -s^2 / m sum(xhat dx) in training.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from functools import reduce
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from makemore_ext.ops.autograd import is_plain, pieces
 from makemore_ext.ops.batch_norm.options import ACTIVATIONS
 from makemore_ext.ops.tensors import compute_dtype
 
@@ -30,7 +33,7 @@ class _Terms(NamedTuple):
     xhat: Tensor
     s: Tensor
     weight: Tensor | float
-    slope: Tensor | float  # dy / dz
+    slope: Tensor | None  # dy / dz, where it is not 1
     elements: int  # n
     degrees: float  # m
     training: bool
@@ -67,14 +70,14 @@ def _terms(
     if isinstance(elements, int) and elements == 0:  # nothing, whose sums are 0, not NaN
         elements, statistics = 2, torch.zeros_like(statistics)
     mean, variance, s = (_per_channel(row, input) for row in statistics.unbind())
-    if training:
+    if training and not is_plain(input):
         # The values are those of the kernels, the derivatives those of functions of the input.
         centred = x - _sum(x) / elements
         change = _sum(centred.square()) / (elements - correction) - variance
         s = (s**-2 + change).rsqrt()
     else:
         centred = x - mean
-    slope: Tensor | float = 1.0
+    slope = None
     if activation == ACTIVATIONS["tanh"]:
         assert output is not None
         y = output.double()
@@ -94,6 +97,10 @@ def _project(vector: Tensor, t: _Terms) -> Tensor:
     return vector - _sum(vector) / t.elements - feedback
 
 
+def _times_slope(tensor: Tensor, t: _Terms) -> Tensor:
+    return tensor if t.slope is None else tensor * t.slope
+
+
 def _slope_of_slope(output: Tensor | None, options: Options) -> Tensor | float:
     """The derivative of the slope by the output."""
     if options[2] != ACTIVATIONS["tanh"]:
@@ -109,14 +116,14 @@ def _tangent_of_z(
     t: _Terms,
 ) -> Tensor:
     """As it happens also the gradient of dz, from those of dx, dweight and dbias."""
-    result = torch.zeros_like(t.xhat)
+    terms = []
     if input_tangent is not None:
-        result = t.weight * t.s * _project(input_tangent.double(), t)
+        terms.append(t.weight * t.s * _project(input_tangent.double(), t))
     if weight_tangent is not None:
-        result = result + t.xhat * _per_channel(weight_tangent, t.xhat)
+        terms.append(t.xhat * _per_channel(weight_tangent, t.xhat))
     if bias_tangent is not None:
-        result = result + _per_channel(bias_tangent, t.xhat)
-    return result
+        terms.append(_per_channel(bias_tangent, t.xhat).expand_as(t.xhat))
+    return reduce(torch.add, terms) if terms else torch.zeros_like(t.xhat)
 
 
 def tangent(
@@ -132,7 +139,21 @@ def tangent(
     """The tangent of the output; `output` is None without activation."""
     t = _terms(input, weight, output, statistics, options)
     z = _tangent_of_z(input_tangent, weight_tangent, bias_tangent, t)
-    return (t.slope * z).to(input.dtype)
+    return _times_slope(z, t).to(input.dtype)
+
+
+def _narrowed(tensors: Iterable[Tensor | None], begin: int, length: int) -> Iterator[Any]:
+    """Some channels, which are the last dimension of vectors and else dimension 1."""
+    for tensor in tensors:
+        yield None if tensor is None else tensor.narrow(min(1, tensor.dim() - 1), begin, length)
+
+
+def _joined(*parts: Iterable[Tensor | None]) -> Any:
+    """The results for all channels of those for some."""
+    return tuple(
+        None if column[0] is None else torch.cat(column, min(1, column[0].dim() - 1))
+        for column in zip(*parts, strict=True)
+    )
 
 
 def second_gradients(
@@ -150,21 +171,30 @@ def second_gradients(
 
     That of `output` is how bias and activation come in.
     """
+    cuts = pieces(input, 1)
+    if len(cuts) > 1:  # channels have nothing to do with one another
+        grads = grad_grad_input, grad_grad_weight, grad_grad_bias
+        tensors = *grads, grad_output, input, weight, output, statistics
+        arguments: Iterable[list[Any]] = ([*_narrowed(tensors, *place), options] for place in cuts)
+        return _joined(*[second_gradients(*of_piece) for of_piece in arguments])
     t = _terms(input, weight, output, statistics, options)
     dy = grad_output.double()
-    dz = dy * t.slope
+    dz = _times_slope(dy, t)
     for_dz = _tangent_of_z(grad_grad_input, grad_grad_weight, grad_grad_bias, t)
-    for_xhat = torch.zeros_like(t.xhat)
-    if grad_grad_weight is not None:
-        for_xhat = dz * _per_channel(grad_grad_weight, t.xhat)
+    for_xhat = []
     for_s = torch.zeros_like(t.s)  # but for the factor weight
+    if grad_grad_weight is not None:
+        for_xhat.append(dz * _per_channel(grad_grad_weight, t.xhat))
     if grad_grad_input is not None:
         grad = grad_grad_input.double()
         for_s = _sum(grad * _project(dz, t))
         if t.training:
-            fed_back = _sum(dz * t.xhat) * grad + _sum(grad * t.xhat) * dz
-            for_xhat = for_xhat - (t.weight * t.s / t.degrees) * fed_back
-    for_input = t.s * _project(for_xhat, t)
+            scale = -t.weight * t.s / t.degrees
+            for_xhat.append(scale * _sum(dz * t.xhat) * grad)
+            for_xhat.append(scale * _sum(grad * t.xhat) * dz)
+    for_input = torch.zeros_like(t.xhat)
+    if for_xhat:
+        for_input = t.s * _project(reduce(torch.add, for_xhat), t)
     if t.training:
         for_input = for_input - (t.weight * for_s * t.s.square() / t.degrees) * t.xhat
     for_weight = for_output = None
@@ -172,7 +202,7 @@ def second_gradients(
         for_weight = _of_channels(t.s * for_s, weight.dtype)
     if output is not None:
         for_output = (dy * _slope_of_slope(output, options) * for_dz).to(output.dtype)
-    for_grad_output = (t.slope * for_dz).to(grad_output.dtype)
+    for_grad_output = _times_slope(for_dz, t).to(grad_output.dtype)
     return for_grad_output, for_input.to(input.dtype), for_weight, for_output
 
 
@@ -191,10 +221,10 @@ def second_tangents(
     """The tangents of grad_input, grad_weight and grad_bias."""
     t = _terms(input, weight, output, statistics, options)
     dy = grad_output.double()
-    dz = dy * t.slope
+    dz = _times_slope(dy, t)
     dz_tangent = torch.zeros_like(t.xhat)
     if grad_output_tangent is not None:
-        dz_tangent = grad_output_tangent.double() * t.slope
+        dz_tangent = _times_slope(grad_output_tangent.double(), t)
     if output_tangent is not None:
         slope_tangent = _slope_of_slope(output, options) * output_tangent.double()
         dz_tangent = dz_tangent + dy * slope_tangent

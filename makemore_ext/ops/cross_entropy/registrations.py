@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from makemore_ext.ops.cross_entropy.options import MEAN, NONE, Options
+from makemore_ext.ops.cross_entropy.terms import Terms
 from makemore_ext.ops.tensors import batch_first, compute_dtype
 
 # ---- shapes, for torch.compile and export ----
@@ -110,6 +111,16 @@ def _is_factor(target: Tensor, label_smoothing: float) -> bool:
     return not target.is_floating_point() and label_smoothing == 0
 
 
+def _weighted(
+    input: Tensor, target: Tensor, weights: Tensor, options: Options
+) -> tuple[Tensor, Tensor]:
+    """The losses of rows [B, ...] and their A, for weights [B, C] of the same logits."""
+    t = Terms(input, target, None, options)
+    over_classes = "bc,c->b" if input.dim() == 1 else "bc,nc...->bn..."
+    losses = -torch.einsum(over_classes, weights, t.smoothed * t.log_p)
+    return losses, torch.einsum(over_classes, weights, t.smoothed)
+
+
 def _mean_divisor(total: Tensor) -> Tensor:
     """As in csrc/cpu/cross_entropy/block.h."""
     return torch.where(total == 0, torch.nan, total)
@@ -129,60 +140,67 @@ def _(
     return_lse: bool = False,
 ) -> tuple[tuple, tuple]:
     operator = torch.ops.makemore_ext.cross_entropy_forward.default
-    options = (ignore_index, label_smoothing, lse_square_scale, return_lse)
+    options = Options(reduction, ignore_index, label_smoothing, lse_square_scale)
     size, weights = info.batch_size, None
+    is_shared = in_dims[0] is None and in_dims[1] is None  # each row is needed once
+    of_operator: tuple[Any, ...] = (*options[1:], return_lse)
     if weight is not None and in_dims[2] is not None:
-        if size > 0 and _is_factor(target, label_smoothing):
-            weights, weight = weight.movedim(in_dims[2], 0), None
-            options = (ignore_index, 0.0, 0.0, return_lse)
-        elif size > 0:
-            arguments = (input, target, weight, reduction, *options)
+        if size == 0:
+            weight = _any_weight(weight, in_dims[2])
+        elif is_shared or _is_factor(target, label_smoothing):
+            weights, weight = weight.movedim(in_dims[2], 0).double(), None
+            of_operator = (ignore_index, 0.0, 0.0, return_lse or lse_square_scale != 0)
+        else:
+            arguments = (input, target, weight, reduction, *of_operator)
             samples = _loop(operator, size, (*in_dims[:3], *[None] * 5), arguments)
             *columns, lses = zip(*samples, strict=True)
             stacked = [torch.stack(column) for column in columns]
             if return_lse:
                 return (*stacked, torch.stack(lses)), (0, 0, 0, 0)
             return (*stacked, lses[0]), (0, 0, 0, None)
-        else:
-            weight = _any_weight(weight, in_dims[2])
 
     logits = batch_first(input, in_dims[0], size)
     vector = logits.dim() == 2
     rows = [size, *_row_shape(logits.shape[1:])]
     count = math.prod(rows[1:])
-    lse_dim = None
-    if weights is not None and in_dims[0] is None and in_dims[1] is None:
-        losses, statistics, _, lse = operator(input, target, None, NONE, *options)
+    if weights is not None and is_shared:
+        losses, statistics, _, lse = operator(input, target, None, NONE, *of_operator)
         losses, statistics = losses.expand(rows), statistics.unsqueeze(1).expand(3, *rows)
+        lse = lse.expand(rows) if of_operator[-1] else lse
     else:
         losses, statistics, _, lse = operator(
             _fold(input, in_dims[0], size, vector),
             _fold(target, in_dims[1], size, vector),
             weight,
             NONE,
-            *options,
+            *of_operator,
         )
         losses, statistics = losses.reshape(rows), statistics.reshape(3, *rows)
-        if return_lse:
-            lse, lse_dim = lse.reshape(rows), 0
+        lse = lse.reshape(rows) if of_operator[-1] else lse
     if target.is_floating_point():
+        valid = torch.ones((), dtype=torch.bool, device=input.device)
         total = torch.full((size,), count, dtype=torch.float64, device=input.device)
     else:
         targets = batch_first(target, in_dims[1], size).reshape(size, count)
+        valid = (targets.long() != ignore_index).view(rows)
         classes = logits.shape[1 if vector else 2]
         factors = _row_weight(
             targets, weight if weights is None else weights, classes, ignore_index
         )
         total = factors.sum(1)
     if weights is not None:
-        max_, sum_exp, _ = statistics.unbind()
-        valid = (targets.long() != ignore_index).view(rows)
-        squares = torch.where(valid, lse_square_scale * (max_ + sum_exp.log()).square(), 0)
-        losses = (factors.view(rows) * losses + squares).to(losses.dtype)
-        statistics = torch.stack([max_, sum_exp, factors.view(rows)])
+        if _is_factor(target, label_smoothing):
+            weighted, mass = factors.view(rows) * losses, factors.view(rows)
+        else:
+            weighted, mass = _weighted(input, target, weights, options)
+        if lse_square_scale != 0:
+            weighted = weighted + lse_square_scale * lse.double().square()
+        losses = torch.where(valid, weighted, 0).to(losses.dtype)
+        statistics = torch.stack([*statistics[:2], mass])
     if reduction != NONE:
         sums = losses.double().reshape(size, count).sum(1)
         losses = (sums / _mean_divisor(total) if reduction == MEAN else sums).to(losses.dtype)
+    lse, lse_dim = (lse, 0) if return_lse else (lse.new_empty(0), None)
     return (losses, statistics, total, lse), (0, 1, 0, lse_dim)
 
 

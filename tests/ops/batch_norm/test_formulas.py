@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.func import jvp, vjp
 
 from makemore_ext._native import operators
+from makemore_ext.ops import autograd
 from makemore_ext.ops.batch_norm import formulas
 from makemore_ext.ops.batch_norm.options import ACTIVATIONS as NUMBERS
 
@@ -116,6 +117,20 @@ def test_second_gradients(shape, affine, activation, training, correction):
         actual = [one + other for one, other in zip(actual, through, strict=True)]
     expected = vjp(p.gradients, p.grad_output, *p.leaves())[1](grads)
     torch.testing.assert_close((for_grad_output, *actual), expected)
+
+
+@table
+def test_second_gradients_of_some_channels_at_a_time(
+    shape, affine, activation, training, correction, monkeypatch
+):
+    p = problem(shape, affine, activation, training, correction)
+    known = p.grad_output, p.input, p.weight, p.output, p.statistics, p.options
+    expected = formulas.second_gradients(*p.padded(p.random(1)), *known)
+    monkeypatch.setattr(autograd, "PIECE_ELEMENTS", 4)
+    with torch.no_grad():
+        assert len(autograd.pieces(p.input, 1)) > 1
+        actual = formulas.second_gradients(*p.padded(p.random(1)), *known)
+    torch.testing.assert_close(actual, expected)
 
 
 @table

@@ -7,6 +7,7 @@ from support import assert_few_roundings, seeded
 from torch import Tensor
 from torch.func import jvp, vjp
 
+from makemore_ext.ops import autograd
 from makemore_ext.ops.cross_entropy import formulas
 from makemore_ext.ops.cross_entropy.options import MEAN, NONE, REDUCTIONS, Options, class_dim
 
@@ -136,6 +137,19 @@ def test_second_gradients(shape, weighted, kind, options):
     actual = formulas.second_gradients(grad, *case.upstream(), *case.tensors, options)
     expected = vjp(case.gradient, *arguments)[1](grad)
     torch.testing.assert_close([a for a in actual if a is not None], list(expected))
+
+
+@table
+def test_second_gradients_of_some_rows_at_a_time(shape, weighted, kind, options, monkeypatch):
+    case = Case(kind, weighted, shape, options)
+    grad, (grad_loss, grad_lse) = draw(*shape, seed=9), case.upstream()
+    for upstream in ((grad_loss, grad_lse), (grad_loss, None), (None, grad_lse)):
+        arguments = grad, *upstream, *case.tensors, options
+        expected = formulas.second_gradients(*arguments)
+        with torch.no_grad(), monkeypatch.context() as patch:
+            patch.setattr(autograd, "PIECE_ELEMENTS", 4)
+            assert len(shape) == 1 or len(autograd.pieces(case.input, 0)) > 1
+            torch.testing.assert_close(formulas.second_gradients(*arguments), expected)
 
 
 @table

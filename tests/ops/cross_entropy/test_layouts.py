@@ -62,6 +62,19 @@ def test_layouts_of_logits(shape, layout, options, dtype):
     check_against_torch(layout(input), target, **with_weight(options, shape, dtype))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", [*OPTIONS, "probabilities"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels last", "expanded batch"])
+@pytest.mark.parametrize("classes", range(2, 6))
+@pytest.mark.parametrize("pixels", [(), (7, 5)], ids=["rows", "pixels"])
+def test_few_classes(pixels, classes, layout, kind, dtype):
+    """Whose rows are a lane of a vector each, wherever they lie."""
+    shape = (67, classes, *pixels)
+    input, options = ND_LAYOUTS[layout](logits(shape, dtype)), OPTIONS.get(kind, {})
+    target = probabilities(shape, dtype) if kind == "probabilities" else indices(shape)
+    check_against_torch(input, target, **with_weight(options, shape, dtype))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("options", ["mean", "none"])
 @pytest.mark.parametrize("layout", ["contiguous", "offset", "row padding", "transposed"])

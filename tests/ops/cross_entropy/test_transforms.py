@@ -28,7 +28,8 @@ def composed(input, target, weight=None, *, lse_square_scale=0.0, return_lse=Fal
         squares = lse_square_scale * valid * lse.square()
         reduction = options.get("reduction", "mean")
         if reduction == "mean":
-            squares = squares.sum() / valid.sum()
+            by_index = weight is not None and not target.is_floating_point()
+            squares = squares.sum() / (valid * weight[target] if by_index else valid).sum()
         loss = loss + (squares.sum() if reduction == "sum" else squares)
     return (loss, lse) if return_lse else loss
 
@@ -81,6 +82,10 @@ CASES = {
     "lse": case((4, 3), return_lse=True),
     "lse, z-loss, pixels": case(
         (2, 3, 2), return_lse=True, lse_square_scale=0.2, ignore_index=1, reduction="none"
+    ),
+    "weight, z-loss": case((4, 3), weighted=True, lse_square_scale=0.2, ignore_index=1),
+    "weight, smoothing, z-loss, lse": case(
+        (4, 3), weighted=True, label_smoothing=0.3, lse_square_scale=0.2, return_lse=True
     ),
     "z-loss": case((4, 3), lse_square_scale=0.2, ignore_index=1),
 }
