@@ -8,7 +8,7 @@ them; `FusedMLP` takes whole training steps in one call. Importing needs torch a
 from importlib.metadata import version as _version
 from typing import Any as _Any
 
-from makemore_ext import makemore, reference
+from makemore_ext import check, makemore, reference
 from makemore_ext._native import autograd_kind as _autograd_kind
 from makemore_ext._native import cpu_capability as _cpu_capability
 from makemore_ext._native import cuda_architectures as _cuda_architectures
@@ -49,6 +49,7 @@ __all__ = [
     "batch_norm",
     "build_info",
     "cache_info",
+    "check",
     "convert",
     "cross_entropy",
     "embedding",

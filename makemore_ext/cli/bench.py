@@ -1,12 +1,19 @@
 """`makemore-ext bench`: the kernels beside torch's."""
 
+import json
+import os
 import re
+from pathlib import Path
+from statistics import median
+from typing import Any
 
 import click
 import torch
+from rich.progress import track
 
-from makemore_ext.bench import OPERATIONS, bench
+from makemore_ext.bench import OPERATIONS, QUESTIONS, bench, changes, measure
 from makemore_ext.cli import options, output
+from makemore_ext.plots import duration
 
 DTYPES = ("float32", "bfloat16", "float16")
 SHAPES = {
@@ -31,6 +38,24 @@ class Shape(click.ParamType):
         return tuple(map(int, value.split("x")))
 
 
+Measured = list[dict[str, Any]]
+
+
+class ResultFile(click.Path):
+    """What --all --json wrote."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, dir_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """What was measured, or a usage error."""
+        path = os.fsdecode(super().convert(value, param, ctx))
+        try:
+            return json.loads(Path(path).read_text(encoding="utf-8"))["questions"]
+        except (ValueError, KeyError, TypeError):
+            self.fail(f"must be a file of bench --all --json, got '{path}'.", param, ctx)
+
+
 @click.command("bench")
 @click.option(
     "--operation",
@@ -50,10 +75,23 @@ class Shape(click.ParamType):
 )
 @click.option("--dtype", type=click.Choice(DTYPES), default="float32", help="Type of the input.")
 @click.option(
-    "--rounds", type=click.IntRange(min=1), metavar="N", default=11, help="In each all take turns."
+    "--rounds",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="In each all take turns.  [default: 11; 51 of --all without --quick]",
 )
 @click.option(
     "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Where to measure."
+)
+@click.option("--all", "all_questions", is_flag=True, help="Every operation and the training step.")
+@click.option("--quick", is_flag=True, help="With --all: fewer rounds, in less than two minutes.")
+@click.option(
+    "--compare",
+    "compared",
+    type=ResultFile(),
+    nargs=2,
+    metavar="OLD NEW",
+    help="Measure nothing: say what changed between two files of --all --json.",
 )
 @options.json_file
 @options.threads()
@@ -61,14 +99,25 @@ def bench_command(
     operations: list[str],
     shapes: list[tuple[int, ...]],
     dtype: str,
-    rounds: int,
+    rounds: int | None,
     device: str,
+    all_questions: bool,
+    quick: bool,
+    compared: tuple[Measured, Measured] | None,
     json_file: str | None,
 ) -> None:
     """Measure the kernels beside torch's: forward and backward.
 
-    A copy of the input, which moves every element twice, tells what memory allows.
+    A copy of the input, which moves every element twice, tells what memory allows. --all measures
+    on the CPU what there is an answer for, small and large; its files can be compared.
     """
+    if compared is not None:
+        _print_changes(*compared)
+        return
+    if all_questions:
+        _measure_all(rounds or (11 if quick else 51), json_file)
+        return
+    rounds = rounds or 11
     if device == "cuda" and not torch.cuda.is_available():
         raise click.UsageError("--device must be cpu where torch finds no CUDA device, got cuda.")
     rows, measured = [], []
@@ -92,7 +141,52 @@ def bench_command(
         title=f"Forward and backward, {dtype}, median of {rounds} rounds",
         columns=("operation", "input", "copy ms", "torch ms", "ms", "vs torch", "in copies"),
     )
-    output.print_provenance(console)
+    console.print(output.provenance())
     output.write_json(
         json_file, {"dtype": dtype, "device": device, "rounds": rounds, "measured": measured}
     )
+
+
+def _measure_all(rounds: int, json_file: str | None) -> None:
+    # A refreshing thread would take its time from what is measured.
+    questions = track(QUESTIONS, "measuring", console=output.remarks(), auto_refresh=False)
+    measured: Measured = [
+        {"question": name, "seconds": measure(name, rounds)} for name in questions
+    ]
+    console = output.results(json_file)
+    rows = []
+    for answer in measured:
+        seconds = {name: median(times) for name, times in answer["seconds"].items()}
+        theirs, ours = seconds["torch"], seconds["makemore_ext"]
+        rows.append(
+            (answer["question"], duration(theirs), duration(ours), f"{theirs / ours:.2f} ×")
+        )
+    output.print_table(
+        console,
+        rows,
+        title=f"Medians of {rounds} rounds, forward and backward",
+        columns=("question", "torch", "makemore_ext", "vs torch"),
+    )
+    console.print(output.provenance())
+    output.write_json(json_file, {"rounds": rounds, "questions": measured})
+
+
+def _print_changes(old: Measured, new: Measured) -> None:
+    found = changes(old, new)
+    output.print_table(
+        output.results(),
+        [
+            (
+                change.question,
+                f"{change.before:.2f} ×",
+                f"{change.after:.2f} ×",
+                f"{change.after / change.before - 1:+.0%}",
+                change.verdict,
+            )
+            for change in found
+        ],
+        title="Torch's time over ours",
+        columns=("question", "before", "after", "change", "beyond noise"),
+    )
+    moved = [change for change in found if change.verdict]
+    output.results().print(f"{len(moved)} of {len(found)} changed beyond noise")

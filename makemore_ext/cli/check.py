@@ -1,11 +1,13 @@
 """`makemore-ext check`: the gradients by hand and the fused ones against autograd."""
 
+from pathlib import Path
 from typing import Any
 
 import click
+import torch
 
 from makemore_ext import check as checks
-from makemore_ext.cli import options, output
+from makemore_ext.cli import html, options, output
 
 
 @click.command()
@@ -14,24 +16,36 @@ from makemore_ext.cli import options, output
 @options.seed
 @options.dtype
 @options.json_file
+@click.option(
+    "--html",
+    "html_file",
+    type=options.PlotFile((".html",)),
+    metavar="FILE",
+    help="Write a page with the tables and a picture.",
+)
 @options.threads()
-def check(json_file: str | None, **settings: Any) -> None:
+def check(json_file: str | None, html_file: str | None, **settings: Any) -> None:
     """Check every gradient against autograd.
 
     The tables are those of exercises 1 to 3, by hand, and of the fused functions. Exact is equal
-    bit for bit, approximate is as close as torch.allclose asks. Fails where a row is not
-    approximate.
+    bit for bit, approximate is as close as torch.allclose asks, and the remark says what a
+    difference comes from. Fails where a row is not approximate.
     """
     tables = checks.run(**settings)
     console = output.results(json_file)
     for title, comparisons in tables.items():
         rows = [
-            (row.name, output.yes(row.exact), output.yes(row.approximate), f"{row.maxdiff:.3g}")
+            (
+                row.name,
+                output.yes(row.exact),
+                output.yes(row.approximate),
+                f"{row.maxdiff:.3g}",
+                row.remark,
+            )
             for row in comparisons
         ]
-        output.print_table(
-            console, rows, title=title, columns=("name", "exact", "approximate", "maxdiff")
-        )
+        columns = ("name", "exact", "approximate", "maxdiff", "remark")
+        output.print_table(console, rows, title=title, columns=columns, prose=("remark",))
 
     count = sum(map(len, tables.values()))
     wrong = [
@@ -40,7 +54,12 @@ def check(json_file: str | None, **settings: Any) -> None:
         for comparison in comparisons
         if not comparison.approximate
     ]
-    console.print(f"{count - len(wrong)} of {count} rows agree with autograd")
+    summary = f"{count - len(wrong)} of {count} rows agree with autograd"
+    console.print(summary)
+    if html_file is not None:
+        eps = torch.finfo(settings["dtype"]).eps
+        text = html.page(tables, checks.magnitudes(*checks.example(**settings)), eps, summary)
+        Path(html_file).write_text(text, encoding="utf-8")
     output.write_json(
         json_file,
         {

@@ -3,12 +3,14 @@
 import click
 import torch
 
-from makemore_ext.cli import options, output, plot
+from makemore_ext import plots
+from makemore_ext.cli import options, output
 from makemore_ext.makemore import BACKENDS, MLP, Dataset
 from makemore_ext.makemore.comparison import JUDGED_STEPS, TOLERANCE, YARDSTICK, compare_backends
 from makemore_ext.makemore.peers import installed_peers
 
 BASELINES = ("manual", YARDSTICK)
+OURS = ("fused_mlp", "fused")
 AVAILABLE = (*BACKENDS, *installed_peers())
 
 
@@ -114,12 +116,14 @@ def compare(
         title=f"Speed, median of {rounds:,} rounds of {steps // rounds:,} steps",
         columns=("backend", "ms/step", "steps/s", *(f"vs {run.backend}" for run in baselines)),
     )
-    output.print_provenance(console)
+    console.print(output.provenance())
     if plot_file is not None:
-        milliseconds = {run.backend: run.step_seconds * 1e3 for run in runs}
-        plot.speed_bars(
-            plot_file, milliseconds, f"Training step, hidden {hidden}, batch {batch_size}"
-        )
+        seconds = {run.backend: run.step_seconds for run in runs}
+        fastest = min(seconds, key=seconds.__getitem__)
+        ours = next((name for name in OURS if name in seconds), fastest)
+        title = f"Training step, hidden {hidden}, batch {batch_size}; and times that of {ours}"
+        with plots.themed():
+            plots.save(plots.speeds([plots.Panel(title, seconds, ours)]), plot_file)
     output.write_json(
         json_file,
         {

@@ -36,13 +36,19 @@ class OutputFile(click.Path):
 
 
 class PlotFile(OutputFile):
-    """An output file in a format that matplotlib writes, where matplotlib is installed."""
+    """An output file with a picture, of one of `formats`, where matplotlib is installed."""
+
+    def __init__(self, formats: tuple[str, ...] = PLOT_FORMATS) -> None:
+        super().__init__()
+        self.formats = formats
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The path, or a usage error."""
         path = super().convert(value, param, ctx)
-        if not path.endswith(PLOT_FORMATS):
-            self.fail(f"must end in one of {', '.join(PLOT_FORMATS)}, got '{path}'.", param, ctx)
+        if not path.endswith(self.formats):
+            allowed = "one of " if len(self.formats) > 1 else ""
+            allowed += ", ".join(self.formats)
+            self.fail(f"must end in {allowed}, got '{path}'.", param, ctx)
         if importlib.util.find_spec("matplotlib") is None:
             self.fail("matplotlib is missing: pip install 'makemore_ext[cli]'", param, ctx)
         return path

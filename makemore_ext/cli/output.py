@@ -40,14 +40,17 @@ def print_table(
     *,
     title: str | None = None,
     columns: Sequence[str] = (),
+    prose: Sequence[str] = (),
 ) -> None:
     """Print a table and a blank line.
 
-    Below a header, which there is if the columns have names, all but the first are aligned right.
+    Below a header, which there is if the columns have names, all but the first and those of `prose`
+    are aligned right.
     """
     table = Table(box=box.SIMPLE_HEAD, show_header=bool(columns), show_edge=False)
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left")
+        is_right = index > 0 and column not in prose
+        table.add_column(column, justify="right" if is_right else "left")
     for row in rows:
         table.add_row(*row)
     if title is not None:
@@ -67,11 +70,11 @@ def yes(value: bool) -> str:
     return "yes" if value else "no"
 
 
-def print_provenance(console: Console) -> None:
-    """Print what timings depend on, and the date, in one line."""
+def provenance() -> str:
+    """What figures depend on, and the date, in one line."""
     facts = _provenance()
     threads = "1 thread" if facts["threads"] == 1 else f"{facts['threads']} threads"
-    console.print(
+    return (
         f"makemore_ext {facts['makemore_ext']}, torch {facts['torch']}, "
         f"Python {facts['python']}, {facts['processor']}, {threads}, {facts['date']}"
     )

@@ -8,7 +8,8 @@ import click
 import torch
 from click.core import ParameterSource
 
-from makemore_ext.cli import options, output, plot
+from makemore_ext import plots
+from makemore_ext.cli import options, output
 from makemore_ext.cli.processes import all_ranks
 from makemore_ext.cli.progress import training_progress
 from makemore_ext.makemore import BACKENDS, MLP, Dataset, Trainer, calibrate, checkpoint, loss
@@ -128,7 +129,8 @@ def _run(
         return
     output.remarks().print(trainer.model.describe(), soft_wrap=True)
     try:
-        seconds = _train(trainer, dataset, steps, checkpoint_file, checkpoint_every)
+        curve: dict[int, float] | None = None if plot_file is None else {}
+        seconds = _train(trainer, dataset, steps, checkpoint_file, checkpoint_every, curve)
     except KeyboardInterrupt:
         stopped = f"interrupted after {trainer.step} of {steps} steps"
         raise Interrupted(f"{stopped}; {_go_on(steps, data, checkpoint_file)}") from None
@@ -153,7 +155,11 @@ def _run(
     console.print(f"{len(names)} new names", style="bold")
     output.print_lines(console, names)
     if plot_file is not None:
-        plot.loss_curve(plot_file, trainer.losses, f"{trainer.backend}, {trainer.step:,} steps")
+        with plots.themed():
+            figure = plots.losses(
+                trainer.losses, validation=curve, drop=trainer.decay_step, title=title
+            )
+            plots.save(figure, plot_file)
     output.write_json(
         json_file,
         {
@@ -210,18 +216,33 @@ def _given(ctx: click.Context, *names: str) -> dict[str, Any]:
 
 
 def _train(
-    trainer: Trainer, dataset: Dataset, steps: int, checkpoint_file: str | None, every: int
+    trainer: Trainer,
+    dataset: Dataset,
+    steps: int,
+    checkpoint_file: str | None,
+    every: int,
+    curve: dict[int, float] | None,
 ) -> float:
-    """Train up to `steps`, calibrate, save; return the seconds spent in training alone."""
+    """Train up to `steps`, calibrate, save; return the seconds spent in training alone.
+
+    `curve` takes validation losses, by the number of steps.
+    """
     seconds = 0.0
+    stops = {*range(0, steps, every), steps}
+    if curve is not None:
+        points = {trainer.step + (steps - trainer.step) * i // 20 for i in range(1, 21)}
+        stops |= points
     try:
         with training_progress(trainer.step, steps) as callback:
-            while trainer.step < steps:
+            for stop in sorted(stop for stop in stops if stop > trainer.step):
                 start = time.perf_counter()
-                trainer.train(min(steps - trainer.step, every - trainer.step % every), callback)
+                trainer.train(stop - trainer.step, callback)
                 seconds += time.perf_counter() - start
-                if checkpoint_file is not None and trainer.step < steps:
+                if checkpoint_file is not None and stop < steps and stop % every == 0:
                     _calibrate_and_save(trainer, dataset, checkpoint_file)
+                if curve is not None and stop in points:
+                    calibrate(trainer.model, dataset.train[0])
+                    curve[stop] = loss(trainer.model, *dataset.validation)
     except KeyboardInterrupt:
         _calibrate_and_save(trainer, dataset, checkpoint_file)
         raise

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,3 +36,25 @@ def test_wrong_formula_is_named_and_fails(
     assert "51 of 52 rows agree with autograd" in out
     assert err.count("\n") == 1
     assert "hprebn, closed form" in err
+
+
+def test_html_is_one_page_with_every_row(tmp_path: Path) -> None:
+    file = tmp_path / "check.html"
+    assert main(["check", "--html", str(file)]) == 0
+    page = file.read_text(encoding="utf-8")
+    assert page.count("<tr><td>") == 52
+    assert page.count("data:image/svg+xml;base64,") == 2  # light and dark
+    assert 'src="http' not in page
+    assert "52 of 52 rows agree with autograd" in page
+
+
+def test_html_marks_what_is_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "check.html"
+    monkeypatch.setattr(reference, "batch_norm_backward", lambda dhpreact, *_: dhpreact)
+    assert main(["check", "--html", str(file)]) == 1
+    assert file.read_text(encoding="utf-8").count('<tr class="off"><td>hprebn, closed form') == 1
+
+
+def test_html_file_has_that_ending(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--html", str(tmp_path / "check.txt")]) == 2
+    assert "must end in .html" in capsys.readouterr().err

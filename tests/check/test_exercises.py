@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from makemore_ext import check, reference
-from makemore_ext.check import Comparison, compare
+from makemore_ext.check import exercises
 from makemore_ext.makemore import Dataset
 
 DTYPES = [torch.float32, torch.float64]
@@ -79,7 +79,7 @@ def _names_read_once():
     """The embedded names, read once for all tests of this file."""
     dataset = Dataset.load()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(check.Dataset, "load", lambda: dataset)
+        patch.setattr(exercises.Dataset, "load", lambda: dataset)
         yield
 
 
@@ -92,41 +92,6 @@ def with_mistake(monkeypatch, right, wrong):
         monkeypatch.setitem(sys.modules, file.__name__, module)  # for those that import it
         exec(source.replace(right, wrong), vars(module))
     return module
-
-
-class TestCompare:
-    @pytest.mark.parametrize(
-        ("actual", "expected", "comparison"),
-        [
-            ([1.0, 2.0], [1.0, 2.0], Comparison("t", True, True, 0.0)),
-            ([1.0, 2.0], [1.0, 2.0 + 2**-17], Comparison("t", False, True, 2**-17)),
-            ([1.0, 2.0], [1.5, 2.25], Comparison("t", False, False, 0.5)),
-            ([1.0, 2.0], [1.0, -2.0], Comparison("t", False, False, 4.0)),
-        ],
-    )
-    def test_of(self, actual, expected, comparison):
-        assert compare("t", torch.tensor(actual), torch.tensor(expected)) == comparison
-
-    @pytest.mark.parametrize(("atol", "approximate"), [(0.1, True), (1e-8, False)])
-    def test_atol(self, atol, approximate):
-        row = compare("t", torch.tensor(0.0), torch.tensor(0.05), atol=atol)
-        assert row.approximate is approximate
-
-    def test_nan_is_never_approximate(self):
-        assert not compare("t", torch.tensor(torch.nan), torch.tensor(torch.nan)).approximate
-
-    @pytest.mark.parametrize(
-        ("actual", "got"),
-        [
-            (torch.zeros(1, 3), r"torch.float32 \[1, 3\]"),
-            (torch.zeros(3, dtype=torch.float64), r"torch.float64 \[3\]"),
-        ],
-    )
-    def test_refuses_what_would_broadcast_or_convert(self, actual, got):
-        with pytest.raises(
-            ValueError, match=rf"^actual must be torch.float32 \[3\] for t, got {got}$"
-        ):
-            compare("t", actual, torch.zeros(3))
 
 
 class TestRun:
@@ -179,7 +144,7 @@ class TestExercise1:
 
     @pytest.mark.parametrize(("name", "right", "wrong"), MISTAKES)
     def test_a_mistake_fails_its_row_first(self, monkeypatch, name, right, wrong):
-        monkeypatch.setattr(check, "reference", with_mistake(monkeypatch, right, wrong))
+        monkeypatch.setattr(exercises, "reference", with_mistake(monkeypatch, right, wrong))
         rows = check.exercise_1(*check.example())
         assert next(row.name for row in rows if not row.approximate) == name
 
@@ -191,7 +156,7 @@ class TestExercise1:
 
 @pytest.mark.parametrize(("exercise", "name", "right", "wrong"), FORM_MISTAKES)
 def test_a_mistake_in_one_form_fails_its_row_alone(monkeypatch, exercise, name, right, wrong):
-    monkeypatch.setattr(check, "reference", with_mistake(monkeypatch, right, wrong))
+    monkeypatch.setattr(exercises, "reference", with_mistake(monkeypatch, right, wrong))
     rows = exercise(*check.example())
     assert [row.name for row in rows if not row.approximate] == [name]
 
@@ -201,24 +166,24 @@ class TestFused:
         def biased(*arguments, correction, **options):
             return batch_norm(*arguments, correction=0, **options)
 
-        batch_norm = check.batch_norm
-        monkeypatch.setattr(check, "batch_norm", biased)
+        batch_norm = exercises.batch_norm
+        monkeypatch.setattr(exercises, "batch_norm", biased)
         assert failing_functions() == {"batch_norm", "batch_norm tanh"}
 
     def test_an_activation_left_out_fails_batch_norm_tanh(self, monkeypatch):
         def linear(*arguments, activation, **options):
             return batch_norm(*arguments, activation=None, **options)
 
-        batch_norm = check.batch_norm
-        monkeypatch.setattr(check, "batch_norm", linear)
+        batch_norm = exercises.batch_norm
+        monkeypatch.setattr(exercises, "batch_norm", linear)
         assert failing_functions() == {"batch_norm tanh"}
 
     def test_a_sum_for_a_mean_fails_cross_entropy(self, monkeypatch):
         def summed(input, target):
             return cross_entropy(input, target, reduction="sum")
 
-        cross_entropy = check.cross_entropy
-        monkeypatch.setattr(check, "cross_entropy", summed)
+        cross_entropy = exercises.cross_entropy
+        monkeypatch.setattr(exercises, "cross_entropy", summed)
         assert failing_functions() == {"cross_entropy"}
 
     def test_a_wrong_gradient_fails_embedding(self, monkeypatch):
@@ -226,8 +191,8 @@ class TestFused:
             output = embedding(input, weight)
             return output.detach() + 2 * (output - output.detach())
 
-        embedding = check.embedding
-        monkeypatch.setattr(check, "embedding", scaled)
+        embedding = exercises.embedding
+        monkeypatch.setattr(exercises, "embedding", scaled)
         assert failing_functions() == {"embedding"}
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from makemore_ext import reference
 from makemore_ext._arguments import require
 from makemore_ext._parameters import SEED
+from makemore_ext.check.comparison import Comparison, compare
 from makemore_ext.makemore.data import Dataset
 from makemore_ext.makemore.model import MLP
 from makemore_ext.ops.batch_norm import batch_norm
@@ -31,22 +32,6 @@ FORWARD_ATOL = 1e-6
 MIN_BATCH_SIZE = 8
 
 
-class Comparison(NamedTuple):
-    """How two tensors that should be equal differ.
-
-    Attributes:
-        name: What is compared.
-        exact: Whether all elements are equal.
-        approximate: Whether all elements are close in the sense of `torch.allclose`.
-        maxdiff: The largest absolute difference.
-    """
-
-    name: str
-    exact: bool
-    approximate: bool
-    maxdiff: float
-
-
 class Differentiated(NamedTuple):
     """A network's variables and their gradients by autograd, all detached, by name."""
 
@@ -55,36 +40,20 @@ class Differentiated(NamedTuple):
     gradients: dict[str, Tensor]
 
 
-def compare(name: str, actual: Tensor, expected: Tensor, *, atol: float = 1e-8) -> Comparison:
-    """Compare two tensors of the same shape and dtype, with `torch.allclose`'s default rtol.
-
-    Args:
-        name: What they are.
-        actual: The tensor to judge, not empty.
-        expected: What it should equal.
-        atol: The absolute tolerance; the default is that of `torch.allclose`.
-
-    Raises:
-        ValueError: The shapes or dtypes differ: they would broadcast, or be converted, unseen.
-    """
-    if actual.shape != expected.shape or actual.dtype != expected.dtype:
-        raise ValueError(
-            f"actual must be {expected.dtype} {[*expected.shape]} for {name}, "
-            f"got {actual.dtype} {[*actual.shape]}"
-        )
-    return Comparison(
-        name,
-        exact=torch.equal(actual, expected),
-        approximate=torch.allclose(actual, expected, atol=atol),
-        maxdiff=(actual - expected).abs().max().item(),
-    )
-
-
 def exercise_1(parameters: Parameters, x: Tensor, y: Tensor) -> list[Comparison]:
     """The gradients of all 26 steps and parameters, in the order of the backward pass."""
     parameters, variables, gradients = differentiate(parameters, x, y)
     by_hand = reference.backward(parameters, x, y, variables)
     return [compare(name, gradient, gradients[name]) for name, gradient in by_hand.items()]
+
+
+def magnitudes(parameters: Parameters, x: Tensor, y: Tensor) -> dict[str, tuple[float, float]]:
+    """The largest element of each gradient of exercise 1, and its largest difference."""
+    gradients = differentiate(parameters, x, y).gradients
+    return {
+        row.name: (gradients[row.name].abs().max().item(), row.maxdiff)
+        for row in exercise_1(parameters, x, y)
+    }
 
 
 def exercise_2(parameters: Parameters, x: Tensor, y: Tensor) -> list[Comparison]:

@@ -1,0 +1,18 @@
+"""What kernels and training steps cost beside torch's, and what changed between two runs."""
+
+from makemore_ext.bench.changes import Change, changes
+from makemore_ext.bench.operations import OPERATIONS, bench
+from makemore_ext.bench.questions import QUESTIONS, measure
+from makemore_ext.bench.timing import Contenders, interleaved, interleaved_rounds
+
+__all__ = [
+    "OPERATIONS",
+    "QUESTIONS",
+    "Change",
+    "Contenders",
+    "bench",
+    "changes",
+    "interleaved",
+    "interleaved_rounds",
+    "measure",
+]
