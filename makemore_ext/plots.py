@@ -4,9 +4,11 @@ Times and errors are on logarithmic axes. Colours are those of Okabe and Ito, wh
 readers can tell apart, and each has a mark of its own; ours is vermilion and filled.
 """
 
+import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -17,11 +19,9 @@ OURS = "#D55E00"
 _OTHERS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKS = ("s", "^", "D", "v", "P")
 
-# Of the page around a picture: background, text, lines.
-THEMES = {
-    "light": ("#ffffff", "#1f2328", "#c8ccd1"),
-    "dark": ("#131416", "#e6e6e6", "#4a4d52"),
-}
+# Of the page around a picture, light and dark: background, text, lines.
+_LIGHT = ("#ffffff", "#1f2328", "#c8ccd1")
+_DARK = ("#131416", "#e6e6e6", "#4a4d52")
 
 
 class Panel(NamedTuple):
@@ -43,11 +43,11 @@ class Panel(NamedTuple):
 
 
 @contextmanager
-def themed(theme: str = "light") -> Iterator[None]:
-    """Everything drawn and saved within is for a page of that theme, the same for the same data."""
+def style() -> Iterator[None]:
+    """What is drawn and saved within looks alike, and is the same for the same data."""
     import matplotlib as mpl
 
-    background, text, lines = THEMES[theme]
+    background, text, lines = _LIGHT
     settings: Any = {
         "figure.facecolor": background,
         "savefig.facecolor": background,
@@ -77,12 +77,28 @@ def save(figure: "Figure", path: str, description: str = "") -> None:
     """Write the figure in the format that the path ends in.
 
     Args:
-        figure: Drawn within the same `themed`.
+        figure: Drawn within the same `style`.
         path: Of a new file.
         description: Kept in the metadata of an SVG.
     """
-    metadata = {"Date": None, "Description": description} if path.endswith(".svg") else None
-    figure.savefig(path, dpi=150, metadata=metadata)
+    if path.endswith(".svg"):
+        Path(path).write_text(svg(figure, description), encoding="utf-8")
+    else:
+        figure.savefig(path, dpi=150)
+
+
+def svg(figure: "Figure", description: str = "") -> str:
+    """The figure as an SVG that follows its reader to a dark page."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Description": description})
+    rules = "".join(
+        f'[style*="{name}: {light}"]{{{name}:{dark}!important}}'
+        for light, dark in zip(_LIGHT, _DARK, strict=True)
+        for name in ("fill", "stroke")
+    )
+    rules = f"<style>@media (prefers-color-scheme:dark){{{rules}}}</style>"
+    head, defs, rest = buffer.getvalue().partition("<defs>")
+    return f"{head}{rules}{defs}{rest}"
 
 
 def duration(seconds: float) -> str:

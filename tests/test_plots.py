@@ -1,6 +1,7 @@
-"""The pictures, as far as a test sees them: for each theme, the same every time."""
+"""The pictures, as far as a test sees them; they are the same every time."""
 
 import math
+import re
 
 import pytest
 
@@ -29,17 +30,25 @@ FIGURES = {
 }
 
 
-@pytest.mark.parametrize("theme", plots.THEMES)
 @pytest.mark.parametrize("figure", FIGURES.values(), ids=FIGURES)
-def test_the_same_picture_for_the_same_data(figure, theme, tmp_path):
+def test_the_same_picture_for_the_same_data(figure, tmp_path):
     files = [tmp_path / name for name in ("once.svg", "again.svg")]
     for file in files:
-        with plots.themed(theme):
+        with plots.style():
             plots.save(figure(), str(file), "what was drawn")
-    once, again = (file.read_bytes() for file in files)
+    once, again = (file.read_text(encoding="utf-8") for file in files)
     assert once == again
-    assert plots.THEMES[theme][0].encode() in once
-    assert b"what was drawn" in once
+    assert "what was drawn" in once
+
+
+def test_a_dark_page_has_a_dark_picture():
+    with plots.style():
+        drawn = plots.svg(FIGURES["speeds"]())
+    (rules,) = re.findall(r"<style>@media \(prefers-color-scheme:dark\)\{(.*)\}</style>", drawn)
+    selected = re.findall(r'\[style\*="([^"]*)"\]', rules)
+    assert len(selected) == 6
+    used = {selector for selector in selected if selector in drawn.replace(rules, "")}
+    assert {"fill: #ffffff", "fill: #1f2328", "stroke: #c8ccd1"} <= used
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def compare(
         fastest = min(seconds, key=seconds.__getitem__)
         ours = next((name for name in OURS if name in seconds), fastest)
         title = f"Training step, hidden {hidden}, batch {batch_size}; and times that of {ours}"
-        with plots.themed():
+        with plots.style():
             plots.save(plots.speeds([plots.Panel(title, seconds, ours)]), plot_file)
     output.write_json(
         json_file,

@@ -2,7 +2,6 @@
 
 import base64
 import html
-import io
 from collections.abc import Mapping, Sequence
 
 from makemore_ext import plots
@@ -33,10 +32,7 @@ _PAGE = """<!DOCTYPE html>
 <p>The largest element of each gradient of exercise 1, and its largest difference from autograd's.
 What differs by a rounding lies near the bar, the element times the dtype's eps. The true gradients
 of logit_maxes and b1 are 0: all of theirs is rounding.</p>
-<picture>
-  <source media="(prefers-color-scheme: dark)" srcset="{dark}">
-  <img alt="A row for each of the 26 gradients" src="{light}">
-</picture>
+<img alt="A row for each of the 26 gradients" src="{picture}">
 {tables}
 <p>Exact: equal bit for bit. Approximate: as close as torch.allclose asks. Eps: the distance from 1
 to the next number of the dtype.</p>
@@ -53,12 +49,10 @@ def page(
     summary: str,
 ) -> str:
     """The tables of `check`, and a picture of the gradients' magnitudes; see `plots.magnitudes`."""
-    light, dark = (_picture(magnitudes, eps, theme) for theme in plots.THEMES)
     return _PAGE.format(
         title="Gradients by hand, and fused, against autograd",
         summary=html.escape(summary),
-        light=light,
-        dark=dark,
+        picture=_picture(magnitudes, eps),
         tables="\n".join(_table(title, rows) for title, rows in tables.items()),
         provenance=html.escape(output.provenance()),
     )
@@ -76,8 +70,7 @@ def _row(row: Comparison) -> str:
     return f"<tr>{line}</tr>" if row.approximate else f'<tr class="off">{line}</tr>'
 
 
-def _picture(magnitudes: Mapping[str, tuple[float, float]], eps: float, theme: str) -> str:
-    buffer = io.BytesIO()
-    with plots.themed(theme):
-        plots.magnitudes(magnitudes, eps).savefig(buffer, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+def _picture(magnitudes: Mapping[str, tuple[float, float]], eps: float) -> str:
+    with plots.style():
+        drawn = plots.svg(plots.magnitudes(magnitudes, eps))
+    return "data:image/svg+xml;base64," + base64.b64encode(drawn.encode()).decode()

@@ -155,7 +155,7 @@ def _run(
     console.print(f"{len(names)} new names", style="bold")
     output.print_lines(console, names)
     if plot_file is not None:
-        with plots.themed():
+        with plots.style():
             figure = plots.losses(
                 trainer.losses, validation=curve, drop=trainer.decay_step, title=title
             )
