@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
-NATIVE := $(shell find csrc cuda_bench tests benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+NATIVE := $(shell find csrc cuda_bench tests benchmarks examples -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 FIND_NVCC := cuda_bench/src/cuda_bench/find_nvcc.py
 
 # PTX runs on every later device, and the tests compile for each architecture. What users install
@@ -29,7 +29,7 @@ CUDA_WHEELS := nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==1
 # Calls of each of three operations.
 FUZZED := 67000
 
-.PHONY: help build train test fuzz sanitize compilers with-compiler cuda-check lint format benchmark clean
+.PHONY: help build train test fuzz sanitize compilers with-compiler cuda-check lint format bench benchmark docs clean
 
 help:
 	@echo "make train      set up, train the names network on the fused kernels, compare the backends"
@@ -41,7 +41,9 @@ help:
 	@echo "make build      set up $(VENV) with the package built and installed editable"
 	@echo "make lint       check the style and the types"
 	@echo "make format     rewrite the sources in the project's style"
+	@echo "make bench      every operation and the training step beside torch's, in two minutes"
 	@echo "make benchmark  measure, write benchmarks/results and the pages that show them"
+	@echo "make docs       build the site, build/site/docs/index.html"
 	@echo "make clean      remove the environment and everything built"
 
 $(BIN)/.torch:
@@ -132,9 +134,13 @@ format: build
 	$(BIN)/ruff check --fix .
 	$(BIN)/clang-format -i $(NATIVE)
 
+bench: build
+	@echo "==> measuring every operation and the training step beside torch's (less than two minutes)"
+	$(BIN)/makemore-ext bench --all --quick
+
 benchmark: build
 	@echo "==> measuring (several minutes; leave the machine alone meanwhile)"
-	$(BIN)/makemore-ext compare --json benchmarks/results/compare.json --plot benchmarks/results/compare.png
+	$(BIN)/makemore-ext compare --json benchmarks/results/compare.json
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/cross_entropy.py
 	$(BIN)/python benchmarks/batch_norm.py
@@ -142,8 +148,14 @@ benchmark: build
 	$(BIN)/python benchmarks/small_sizes.py
 	$(BIN)/python benchmarks/distributed.py
 	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/cuda_model.py
 	$(BIN)/python benchmarks/page.py
+
+# Every page, for a reader with a browser: build/site/docs/index.html.
+docs: build
+	@echo "==> building the site"
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs . build/site
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info compile_commands.json makemore_ext/*.so .mypy_cache .pytest_cache .ruff_cache

@@ -186,6 +186,8 @@ def plan_objects(cuda: Cuda | None) -> dict[str, tuple[str, str]]:
         *common,
         *(f"-isystem{path}" for path in headers),
         *(f"-ffile-prefix-map={path}/=" for path in headers),
+        # No .d file has system headers: those of another torch at the same place would go unseen.
+        f'-DMAKEMORE_EXT_BUILT_WITH_TORCH="{torch.__version__}"',
     ]
     stable = [*extension, f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}"]
     plan: dict[str, tuple[str, str]] = {}

@@ -1,9 +1,9 @@
-"""Writes what the result files say: benchmarks/README.md, and figures in two other pages.
+"""Writes what the result files say: benchmarks/README.md, figures in three other pages, pictures.
 
     python benchmarks/page.py
 
 Every figure is computed from the files in results/, those in sentences too. In the project's README
-and in docs/distributed.md they stand between two comments.
+and in the pages of docs they stand between two comments.
 """
 
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import measure
 import models
+import pictures
 import sections
 import small_sizes
 from sections.prose import beside, duration, table, where, wrapped
@@ -19,7 +20,8 @@ from training_step import sizes
 
 PAGE = Path(__file__).with_name("README.md")
 README = PAGE.parents[1] / "README.md"
-DISTRIBUTED = PAGE.parents[1] / "docs" / "distributed.md"
+DOCS = PAGE.parents[1] / "docs"
+DISTRIBUTED, ACCURACY = DOCS / "distributed.md", DOCS / "accuracy.md"
 BEFORE, AFTER = "<!-- benchmarks/page.py writes from here -->\n\n", "\n<!-- to here -->"
 LOGITS, IMAGES = (1024, 50257), (32, 64, 56, 56)
 PEERS = ("makemore_ext", "eager torch", "torch.compile", "JAX `lax.scan`")
@@ -33,8 +35,8 @@ def page() -> str:
 <!-- Made by `python benchmarks/page.py` from the files in results/: change what is there. -->
 
 How long the package takes, beside torch, torch.compile and JAX. `make benchmark` measures all of it
-and makes this page from the files in [results/](results). Medians of rounds in which the contenders
-take turns; the machine has neighbours, so only the ratios within a row stand.
+and makes this page from the files in `benchmarks/results`. Medians of rounds in which the
+contenders take turns; the machine has neighbours, so only the ratios within a row stand.
 """
     parts = (
         sections.of_training_step(),
@@ -153,11 +155,13 @@ def pages() -> dict[Path, str]:
         PAGE: page(),
         README: with_figures(README, readme_figures()),
         DISTRIBUTED: with_figures(DISTRIBUTED, sections.of_distributed()),
+        ACCURACY: with_figures(ACCURACY, sections.of_accuracy()),
     }
 
 
 def main() -> None:
-    """Writes the pages."""
+    """Writes the pages, and draws the pictures on them."""
+    pictures.draw()
     for path, text in pages().items():
         path.write_text(text, encoding="utf-8")
 

@@ -10,8 +10,8 @@ fma_rate.cpp measures in the same run.
 
     python benchmarks/training_step.py [--case 32x200 ...] [--rounds 7] [--seconds 0.1]
 
-measures, prints, and writes results/training_step.json and .png; a case measured again replaces
-what the files held. JAX takes part where the extra `makemore-ext[peers]` is installed.
+measures, prints, and writes results/training_step.json; a case measured again replaces what the
+file held. JAX takes part where the extra `makemore-ext[peers]` is installed.
 """
 
 import argparse
@@ -178,35 +178,6 @@ def report(case: str, result: dict[str, Any]) -> None:
         print(f"{FRAMEWORKS[name]:20}{seconds * 1e6:10.1f} {times}")
 
 
-def plot(results: dict[str, Any]) -> None:
-    """One panel of bars for each case."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 5), layout="constrained")
-    panels = figure.subplots(2, 3).flat
-    for case, axes in zip(CASES, panels, strict=True):
-        if case not in results:
-            axes.set_axis_off()
-            continue
-        rounds = results[case]["round_seconds"]
-        bars = axes.barh(
-            [FRAMEWORKS[name] for name in rounds],
-            [median(seconds) * 1e6 for seconds in rounds.values()],
-            color=["C1" if name == "fused_mlp" else "C0" for name in rounds],
-        )
-        floor = results[case]["operations"] / results[case]["fma_rate"] * 1e6
-        axes.axvline(floor, color="black", linestyle=":", linewidth=1)
-        axes.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=8)
-        axes.margins(x=0.3)
-        axes.invert_yaxis()
-        axes.tick_params(labelsize=8)
-        axes.locator_params(axis="x", nbins=4)
-        batch, hidden = sizes(case)
-        axes.set_title(f"batch {batch}, {hidden} hidden units", fontsize=9)
-    figure.suptitle("µs a training step on one core; dotted: the arithmetic alone", fontsize=10)
-    figure.savefig(RESULTS.with_suffix(".png"), dpi=150)
-
-
 def main() -> None:
     """Measure the cases asked for, then print and write what is known."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -242,7 +213,6 @@ def main() -> None:
         report(case, results[case])
     content = {"cases": {case: results[case] for case in CASES if case in results}}
     RESULTS.write_text(json.dumps(content, indent=2) + "\n")
-    plot(results)
 
 
 if __name__ == "__main__":

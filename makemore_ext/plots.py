@@ -176,7 +176,10 @@ class Series(NamedTuple):
 
 
 def against_size(panels: Mapping[str, Mapping[str, Series]], size_name: str) -> "Figure":
-    """Time against size, a line for each contender; a panel for each key."""
+    """Time against size, a line for each contender; a panel for each key.
+
+    At each mark of ours stands by how much the fastest of the others is slower.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.4 * len(panels), 4), layout="constrained")
@@ -192,6 +195,8 @@ def against_size(panels: Mapping[str, Mapping[str, Series]], size_name: str) -> 
                 style = {"color": "gray", "linestyle": ":"}
             sizes, seconds = zip(*sorted(series.seconds.items()), strict=True)
             axes.plot(sizes, seconds, label=name, markersize=5, **style)
+            if series.ours:
+                _write_ratios(axes, series, [s for s in panel.values() if not s.is_limit])
         axes.set(xscale="log", yscale="log", xlabel=size_name)
         axes.grid()
         axes.set_title(title)
@@ -248,6 +253,22 @@ def losses(
     return figure
 
 
+def _write_ratios(axes: "Axes", ours: Series, contenders: Sequence[Series]) -> None:
+    others = [series.seconds for series in contenders if series is not ours]
+    for size, seconds in ours.seconds.items():
+        fastest = min((known[size] for known in others if size in known), default=None)
+        if fastest is not None:
+            axes.annotate(
+                f"{fastest / seconds:.2g}×",
+                (size, seconds),
+                xytext=(0, -12),
+                textcoords="offset points",
+                horizontalalignment="center",
+                fontsize=7,
+                color=OURS,
+            )
+
+
 class Error(NamedTuple):
     """How far something may be from float64's value.
 
@@ -263,27 +284,27 @@ class Error(NamedTuple):
 
 
 def errors(panels: Mapping[str, Sequence[Error]], unit: str) -> "Figure":
-    """A row for each: our error and torch's on one line; a panel for each key."""
+    """Our error and torch's on one line for each row; a panel, of the same rows, for each key."""
     from matplotlib.figure import Figure
 
     most = max(map(len, panels.values()))
-    figure = Figure(figsize=(5 * len(panels), 1.2 + 0.28 * most), layout="constrained")
-    grid = figure.subplots(1, len(panels), squeeze=False)
+    figure = Figure(figsize=(2.6 + 3 * len(panels), 1.4 + 0.24 * most), layout="constrained")
+    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)
     for axes, (title, rows) in zip(grid.flat, panels.items(), strict=True):
         places = range(len(rows))
-        axes.hlines(places, [r.ours for r in rows], [r.theirs for r in rows], "gray", linewidth=1)
-        axes.plot(
-            [row.theirs for row in rows], places, "s", color=_OTHERS[0], label="torch", zorder=3
-        )
-        axes.plot([row.ours for row in rows], places, "o", color=OURS, label="makemore_ext")
+        ours, theirs = [row.ours for row in rows], [row.theirs for row in rows]
+        axes.axvline(0.5, color="gray", linestyle=":", label="rounded once")
+        axes.hlines(places, ours, theirs, "gray", linewidth=1)
+        axes.plot(theirs, places, "s", color=_OTHERS[0], label="torch")
+        axes.plot(ours, places, "o", color=OURS, label="makemore_ext")
         axes.set_xscale("log")
         axes.set_yticks(places, [row.name for row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.grid(axis="x")
         axes.tick_params(axis="y", length=0)
-        axes.set_xlabel(unit)
         axes.set_title(title)
-    figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside lower right", ncols=2)
+    figure.supxlabel(unit, fontsize=9)
+    figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
     return figure
 
 

@@ -1,5 +1,6 @@
-"""The sections of benchmarks/README.md: what each result file says, in tables and sentences."""
+"""What each result file says, in tables and sentences: the sections of the pages."""
 
+from sections.accuracy import of_accuracy
 from sections.cuda import of_cuda
 from sections.distributed import of_distributed
 from sections.kernels import of_kernels
@@ -9,6 +10,7 @@ from sections.small_sizes import of_small_sizes
 from sections.training import of_backends, of_training_step
 
 __all__ = [
+    "of_accuracy",
     "of_backends",
     "of_batch_norm",
     "of_cross_entropy",

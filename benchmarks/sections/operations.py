@@ -100,6 +100,8 @@ def of_cross_entropy() -> str:
     return f"""\
 ## Cross entropy
 
+![Time of cross entropy against the size of the logits](results/cross_entropy.svg)
+
 Forward and backward. By `python benchmarks/cross_entropy.py`, in
 [cross_entropy.json](results/cross_entropy.json). {where(record)}.
 
@@ -154,6 +156,8 @@ def of_batch_norm() -> str:
     )
     return f"""\
 ## Batch norm
+
+![Time of batch norm against the size of the input](results/batch_norm.svg)
 
 Forward and backward in training. By `python benchmarks/batch_norm.py`, in
 [batch_norm.json](results/batch_norm.json). {where(record)}.

@@ -50,8 +50,8 @@ def of_training_step() -> str:
     return f"""\
 ## A training step
 
-![µs a training step of each framework, for two batch sizes and three numbers of hidden units](\
-results/training_step.png)
+![Time of a training step of each framework, for two batch sizes and three numbers of hidden units]\
+(results/training_step.svg)
 
 float32, minibatches of n windows, H hidden units; every framework in a process of its own. By
 `python benchmarks/training_step.py`, in [training_step.json](results/training_step.json).
@@ -84,18 +84,23 @@ def of_backends() -> str:
         for name, seconds in step.items()
     ]
     apart = max(run["maxdiff"] for run in record["backends"])
+    alone = step_seconds(measure.load("training_step")["cases"][NOTEBOOK])["fused_mlp"]
     is_ahead = step["vectorized"] < step["fused"]
     ahead = ": `vectorized`, which does without it, is ahead of `fused`" if is_ahead else ""
     return f"""\
 ## The training backends
 
-![ms a training step of each backend](results/compare.png)
+![Time of a training step of each backend](results/compare.svg)
 
 All in one process, {record["dtype"]}, H = {record["hidden"]}, n = {record["batch_size"]}. By
 `{provenance["command"]}`, in
 [compare.json](results/compare.json). {where({"environment": provenance, **provenance})}.
 
 {table(rows)}
+
+A round is {record["steps"] // record["rounds"]} steps, in one process with the others: `fused_mlp`
+begins each with cold caches and a workspace of its own, and takes
+{times(step["fused_mlp"] / alone)} times as long as above, thousands of steps in a row.
 
 At this size autograd's own overhead is much of the step{ahead}. Over {record["judged_steps"]:,}
 steps the losses of all agree with `autograd`'s within {apart:.1e}.

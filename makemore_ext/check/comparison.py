@@ -12,7 +12,7 @@ class Comparison(NamedTuple):
     Attributes:
         name: What is compared.
         exact: Whether all elements are equal.
-        approximate: Whether all elements are close in the sense of `torch.allclose`.
+        approximate: Whether all elements are close, see `compare`.
         maxdiff: The largest absolute difference.
         remark: Where they are not equal, what they differ by: roundings, a factor, an element.
     """
@@ -25,7 +25,10 @@ class Comparison(NamedTuple):
 
 
 def compare(name: str, actual: Tensor, expected: Tensor, *, atol: float = 1e-8) -> Comparison:
-    """Compare two tensors of the same shape and dtype, with `torch.allclose`'s default rtol.
+    """Compare two tensors of the same shape and dtype.
+
+    Approximate is what `torch.allclose` takes for close, and what differs by at most 8 eps of the
+    largest element: so much may the rounding of a sum of terms of that size come to.
 
     Args:
         name: What they are.
@@ -41,7 +44,8 @@ def compare(name: str, actual: Tensor, expected: Tensor, *, atol: float = 1e-8) 
             f"actual must be {expected.dtype} {[*expected.shape]} for {name}, "
             f"got {actual.dtype} {[*actual.shape]}"
         )
-    approximate = torch.allclose(actual, expected, atol=atol)
+    rounding = 8 * torch.finfo(expected.dtype).eps * expected.abs().max().item()
+    approximate = torch.allclose(actual, expected, atol=max(atol, rounding))
     maxdiff = (actual - expected).abs().max().item()
     if torch.equal(actual, expected):
         return Comparison(name, True, approximate, maxdiff)
@@ -50,12 +54,13 @@ def compare(name: str, actual: Tensor, expected: Tensor, *, atol: float = 1e-8) 
 
 
 def ratio(actual: Tensor, expected: Tensor) -> float | None:
-    """By what `actual` is `expected` times, where it is so everywhere to a thousandth."""
+    """What `actual` is times `expected`, where that is another than 1, and the same everywhere."""
     size = expected.double().square().sum()
     factor = (actual.double() * expected.double()).sum() / size
     scale = factor.abs() * expected.double().abs().max()
     far = (actual.double() - factor * expected.double()).abs().max()
-    return factor.item() if far < 1e-3 * scale else None
+    is_factor = far < 1e-3 * scale and (factor - 1).abs() > 1e-3
+    return factor.item() if is_factor else None
 
 
 def _rounding(maxdiff: float, expected: Tensor) -> str:

@@ -20,14 +20,15 @@ _MOST = 2**63 - 1
 class CacheInfo(NamedTuple):
     """The cache at one moment, in bytes but for the last two, which count since the start.
 
-    in_use: of results that are alive, each rounded up to 128 KiB.
-    idle: held for the next results.
-    peak: the most in use at once during the last 10 to 20 s; rounded up to 2 MiB the
-        bound of `idle`.
-    limit: what `set_cache_limit` or MAKEMORE_EXT_CACHE_LIMIT said; None where neither did, 0 where
-        the cache is off.
-    reused: results that took a block.
-    missed: results for which memory had to be mapped.
+    Attributes:
+        in_use: of results that are alive, each rounded up to 128 KiB.
+        idle: held for the next results.
+        peak: the most in use at once during the last 10 to 20 s; rounded up to 2 MiB the
+            bound of `idle`.
+        limit: what `set_cache_limit` or MAKEMORE_EXT_CACHE_LIMIT said; None where neither did, 0
+            where the cache is off.
+        reused: results that took a block.
+        missed: results for which memory had to be mapped.
     """
 
     in_use: int

@@ -43,3 +43,10 @@ def test_nan_is_never_approximate():
 def test_refuses_what_would_broadcast_or_convert(actual, got):
     with pytest.raises(ValueError, match=rf"^actual must be torch.float32 \[3\] for t, got {got}$"):
         compare("t", actual, torch.zeros(3))
+
+
+def test_the_rounding_of_a_sum_is_approximate():
+    # Of terms around 1, of which one element cancels.
+    expected = torch.tensor([1.0, 1e-6])
+    assert compare("t", expected + torch.tensor([0.0, 4e-7]), expected).approximate
+    assert not compare("t", expected + torch.tensor([0.0, 2e-6]), expected).approximate

@@ -157,7 +157,8 @@ def test_a_killed_process_ends_all_and_leaves_a_whole_checkpoint(rank, seconds, 
 
 def test_under_torchrun(tmp_path):
     file = tmp_path / "result.json"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    torchrun += ["--nproc-per-node", "2", "-m"]
     run = subprocess.run(
         [*torchrun, *TRAIN[1:], *SMALL, "--steps", "20", "--json", str(file)],
         capture_output=True,

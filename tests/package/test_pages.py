@@ -15,15 +15,25 @@ import pytest
 from makemore_ext.makemore.data import EMBEDDED_NAMES
 
 ROOT = Path(__file__).resolve().parents[2]
-WITH_EXAMPLES = ("README.md", "CONTRIBUTING.md", "docs/usage.md", "docs/distributed.md")
-PAGES = (*WITH_EXAMPLES, "benchmarks/README.md", "csrc/README.md", "cuda_bench/README.md")
+WITH_EXAMPLES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/**/*.md")),
+)
+PAGES = (
+    *WITH_EXAMPLES,
+    "benchmarks/README.md",
+    "csrc/README.md",
+    "cuda_bench/README.md",
+    "examples/own_operator/README.md",
+)
 EXAMPLES = {
     f"{page}, line {text.count(chr(10), 0, match.start()) + 1}": match[1]
     for page in WITH_EXAMPLES
     for text in [(ROOT / page).read_text(encoding="utf-8")]
     for match in re.finditer(r"^```python\n(.*?)^```", text, re.M | re.S)
 }
-(WHOLE_STEP,) = [code for code in EXAMPLES.values() if "Dataset.load()" in code]
+(WHOLE_STEP,) = [code for code in EXAMPLES.values() if 'or load("names.txt")' in code]
 
 
 def run(code: str, folder: Path) -> str:
@@ -51,7 +61,8 @@ def test_the_whole_step_on_names_of_another_alphabet(letters, tmp_path):
 @pytest.mark.parametrize("name", PAGES)
 def test_links_lead_somewhere(name):
     page = ROOT / name
-    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
     files = [link for link in links if not link.startswith("https:")]
     assert [link for link in files if not (page.parent / link).exists()] == []
 
@@ -75,3 +86,32 @@ def test_every_result_file_is_on_a_page(page, monkeypatch):
     page.pages()
     results = (ROOT / "benchmarks" / "results").glob("*.json")
     assert sorted(set(asked)) == sorted(path.stem for path in results)
+
+
+def test_every_picture_is_of_its_result_file(page):
+    for picture, (name, _) in page.pictures.PICTURES.items():
+        drawn = (ROOT / "benchmarks" / "results" / f"{picture}.svg").read_text(encoding="utf-8")
+        assert page.pictures.digest(name) in drawn
+
+
+def test_every_picture_is_on_a_page(page):
+    text = "".join((ROOT / name).read_text(encoding="utf-8") for name in PAGES)
+    drawn = (ROOT / "benchmarks" / "results").glob("*.svg")
+    assert {path.stem for path in drawn} == page.pictures.PICTURES.keys()
+    assert [name for name in page.pictures.PICTURES if f"results/{name}.svg" not in text] == []
+
+
+@pytest.mark.long
+def test_the_site_builds_without_a_warning(tmp_path):
+    """Links within it too. Those to other hosts are not tried."""
+    command = ["-m", "sphinx", "--quiet", "--fail-on-warning", "--keep-going", "-c", "docs", "."]
+    built = subprocess.run(
+        [sys.executable, *command, tmp_path / "site", "-d", tmp_path / "trees"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    home = tmp_path / "site" / "docs" / "index.html"
+    assert "The derivations" in home.read_text(encoding="utf-8")

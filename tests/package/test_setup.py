@@ -163,6 +163,15 @@ def test_jobs_are_refused_in_one_sentence(jobs, setup_py):
     assert str(caught.value) == f"MAX_JOBS must be a whole number, 1 or more, got {jobs!r}"
 
 
+def test_another_torch_compiles_again_what_includes_it(folder, setup_py, monkeypatch):
+    program(folder / "c++", "echo '#define __GNUC__ 12'")
+    before = setup_py("plan_objects", None)
+    monkeypatch.setattr(torch, "__version__", "2.99.0")
+    after = setup_py("plan_objects", None)
+    changed = {Path(target).parts[2] for target in before if before[target] != after[target]}
+    assert changed == {"_C", "_autograd"}
+
+
 def test_editors_read_how_each_source_is_compiled(folder, setup_py):
     program(folder / "c++", "echo '#define __GNUC__ 12'")
     plan = setup_py("plan_objects", None)

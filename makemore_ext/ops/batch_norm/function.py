@@ -12,7 +12,7 @@ from makemore_ext.ops.batch_norm.options import Options
 
 
 class BatchNormFunction(torch.autograd.Function):
-    """apply(input, weight, bias, running_mean, running_var, *options) -> output, statistics.
+    """`apply(input, weight, bias, running_mean, running_var, *options)` -> output, statistics.
 
     `input` is [N, C, d1, ...], `weight` and `bias` are None or [C], of its dtype or the one it is
     computed in. The five `options`, flat as torch's vmap has them, are training, momentum,

@@ -22,7 +22,7 @@ from makemore_ext.ops.cross_entropy.options import NONE, Options
 
 
 class CrossEntropyFunction(torch.autograd.Function):
-    """apply(input, target, weight, *options, inplace_backward, return_lse).
+    """`apply(input, target, weight, *options, inplace_backward, return_lse)`.
 
     Gives loss, statistics, total_weight and lse, as the operator does. The four `options`, flat as
     torch's vmap has them, are a reduction of REDUCTIONS, ignore_index, label_smoothing and
@@ -158,7 +158,7 @@ class CrossEntropyBackwardFunction(torch.autograd.Function):
 
 
 class GradientInForward(torch.autograd.Function):
-    """apply(input, target, weight, options) -> loss, its gradient formed along with it.
+    """`apply(input, target, weight, options)` -> loss, its gradient formed along with it.
 
     The logits are read once for both, and backward has nothing left to do where the upstream
     gradient is 1. For losses that are reduced, and for gradients of input alone.

@@ -10,7 +10,7 @@ from makemore_ext.ops.autograd import check_forward_mode, taken_whole
 
 
 class EmbeddingFunction(torch.autograd.Function):
-    """apply(input, weight, padding_idx=-1) -> weight[input], see `embedding`.
+    """`apply(input, weight, padding_idx=-1)` -> weight[input], see `embedding`.
 
     `padding_idx` is not negative, or -1 for none.
     """

@@ -32,7 +32,7 @@ def embedding(
         sparse: False.
 
     Returns:
-        [*input.shape, D], of the dtype of `weight`.
+        `[*input.shape, D]`, of the dtype of `weight`.
 
     Raises:
         IndexError: an index is outside [0, V). On a CUDA device that is an error of the device,
