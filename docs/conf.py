@@ -71,4 +71,6 @@ html_math_renderer = "mathml"
 
 html_theme = "furo"
 html_title = "makemore_ext"
+html_static_path: list[str] = ["_static"]
+html_css_files = ["site.css"]
 copybutton_prompt_text = "$ "

@@ -67,6 +67,25 @@ def test_links_lead_somewhere(name):
     assert [link for link in files if not (page.parent / link).exists()] == []
 
 
+@pytest.mark.parametrize("name", [name for name in WITH_EXAMPLES if "derivations" in name])
+def test_lines_of_the_sources_stand_there(name):
+    """A fence without a language quotes the reference, one of C++ the kernels."""
+    quoted = {"": "makemore_ext/reference/*.py", "cpp": "csrc/**/*"}
+    sources = {
+        language: {
+            line.strip()
+            for file in ROOT.glob(pattern)
+            if file.is_file()
+            for line in file.read_text(encoding="utf-8").splitlines()
+        }
+        for language, pattern in quoted.items()
+    }
+    text = (ROOT / name).read_text(encoding="utf-8")
+    for language, code in re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S):
+        lines = {line.strip() for line in code.splitlines()} - {""}
+        assert lines - sources.get(language, lines) == set()
+
+
 @pytest.fixture
 def page(monkeypatch):
     """What writes the figures."""
