@@ -81,7 +81,7 @@ def test_lines_of_the_sources_stand_there(name):
         for language, pattern in quoted.items()
     }
     text = (ROOT / name).read_text(encoding="utf-8")
-    for language, code in re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S):
+    for language, code in re.findall(r"^```(\S*)\n(.*?)^```$", text, re.M | re.S):
         lines = {line.strip() for line in code.splitlines()} - {""}
         assert lines - sources.get(language, lines) == set()
 
