@@ -11,6 +11,7 @@
 #include "../../arguments.h"
 #include "../simd/elementary.h"
 #include "../simd/reduce.h"
+#include "../simd/strided.h"
 #include "../simd/vec.h"
 #include "../simd/wide.h"
 
@@ -105,24 +106,24 @@ class Shares {
   // Of neighbouring classes from c on, for one row. `q`: the probabilities of that row, if any.
   template <bool partial>
   MAKEMORE_EXT_INLINE Vec<C> of_classes(const T* q, int64_t c, int64_t count) const {
-    const Vec<C> share = smoothed<partial>(q, c, count);
+    const Vec<C> share = smoothed<partial>(q, c, 1, count);
     return weight_ == nullptr ? share : share * load_lanes<partial>(weight_ + c, count, C(0));
   }
 
   // Of one class, for neighbouring rows. `q`: the probabilities of that class, if any.
   template <bool partial>
-  MAKEMORE_EXT_INLINE Vec<C> of_rows(const T* q, int64_t c, int64_t count) const {
-    const Vec<C> share = smoothed<partial>(q, 0, count);
+  MAKEMORE_EXT_INLINE Vec<C> of_rows(const T* q, int64_t stride, int64_t c, int64_t count) const {
+    const Vec<C> share = smoothed<partial>(q, 0, stride, count);
     return weight_ == nullptr ? share : share * weight_[c];
   }
 
  private:
   // q'
   template <bool partial>
-  MAKEMORE_EXT_INLINE Vec<C> smoothed(const T* q, int64_t at, int64_t count) const {
+  MAKEMORE_EXT_INLINE Vec<C> smoothed(const T* q, int64_t at, int64_t stride, int64_t count) const {
     if constexpr (kind == TargetKind::probabilities) {
-      return load_lanes<partial>(q + at, count, C(0)) * static_cast<C>(on_target_) +
-             static_cast<C>(on_class_);
+      const Vec<C> target = load_strided<partial>(q + at, stride, count);
+      return target * static_cast<C>(on_target_) + static_cast<C>(on_class_);
     } else {
       return broadcast(C(1));
     }

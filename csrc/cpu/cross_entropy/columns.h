@@ -13,6 +13,7 @@
 #include "../scratch.h"
 #include "../simd/elementary.h"
 #include "../simd/stream.h"
+#include "../simd/strided.h"
 #include "../simd/vec.h"
 #include "../simd/wide.h"
 #include "block.h"
@@ -135,48 +136,17 @@ class ColumnWorker {
     }
   }
 
-  // Calls body(lanes) with `count` neighbours at `place`, side by side.
-  template <typename Body>
-  static auto with_lanes(const T* place, int64_t stride, int64_t count, const Body& body) {
-    if (stride == 1) {
-      return body(place);
-    }
-    T lanes[kLanes<T>];
-    for (int64_t lane = 0; lane < count; ++lane) {
-      lanes[lane] = place[lane * stride];
-    }
-    return body(static_cast<const T*>(lanes));
-  }
-
   template <bool partial>
   Vec<C> logits_at(int64_t c, int64_t i, int64_t count) const {
-    return with_lanes(x_ + c * arguments_.logits.class_stride + i * x_stride_, x_stride_, count,
-                      [&](const T* lanes) { return load_lanes<partial>(lanes, count, C(0)); });
+    const T* const of_class = x_ + c * arguments_.logits.class_stride;
+    return load_strided<partial>(of_class + i * x_stride_, x_stride_, count);
   }
 
   // The shares of class c in the rows from i on.
   template <bool partial>
   Vec<C> shares_at(int64_t c, int64_t i, int64_t count) const {
-    const auto of_lanes = [&](const T* q) {
-      return shares_.template of_rows<partial>(q, c, count);
-    };
-    if constexpr (kind != TargetKind::probabilities) {
-      return of_lanes(nullptr);
-    }
-    return with_lanes(q_ + c * arguments_.probabilities.class_stride + i * q_stride_, q_stride_,
-                      count, of_lanes);
-  }
-
-  template <bool partial>
-  void write(T* place, Vec<C> values, int64_t count) const {
-    if (dx_stride_ == 1) {
-      return store_lanes<partial>(place, values, count);
-    }
-    T lanes[kLanes<T>];
-    store(lanes, values);
-    for (int64_t lane = 0; lane < count; ++lane) {
-      place[lane * dx_stride_] = lanes[lane];
-    }
+    const T* const of_class = q_ + c * arguments_.probabilities.class_stride;
+    return shares_.template of_rows<partial>(of_class + i * q_stride_, q_stride_, c, count);
   }
 
   // The logits of the classes [begin, end) to `work`, and the running maxima.
@@ -268,7 +238,8 @@ class ColumnWorker {
           if constexpr (Shares<T, kind>::kAny) {
             result -= shares_at<kPartial>(c, i, count) * load(state.offset + i);
           }
-          write<kPartial>(dx_ + c * gradient_.class_stride + i * dx_stride_, result, count);
+          T* const of_class = dx_ + c * gradient_.class_stride;
+          store_strided<kPartial>(of_class + i * dx_stride_, dx_stride_, result, count);
         });
       }
     }

@@ -9,7 +9,9 @@
 #include "../errors.h"
 #include "../parallel.h"
 #include "../scratch.h"
+#include "../simd/strided.h"
 #include "../simd/vec.h"
+#include "../simd/wide.h"
 #include "kernels.h"
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
@@ -81,8 +83,21 @@ void embedding_forward(Matrix<const T> weight, Vector<const int64_t> indices, Ma
                  });
 }
 
-// Each row is one sum, added in double in order of appearance, so the result depends on neither
-// the threads nor the order in which they run.
+// The sum of some rows of grad_output, of `count` features from `first` on, in order of appearance.
+template <bool partial, typename T>
+Vec<Compute<T>> sum_rows(Matrix<const T> grad_output, const int64_t* begin, const int64_t* end,
+                         int64_t first, int64_t count) {
+  const int64_t stride = grad_output.column_stride;
+  Wide<Compute<T>> sum;
+  for (const int64_t* token = begin; token < end; ++token) {
+    const T* const row = grad_output.row(*token) + first * stride;
+    sum = sum + Wide<Compute<T>>::from(load_strided<partial>(row, stride, count));
+  }
+  return narrow(sum);
+}
+
+// Each row is one sum, kept in double, so the result depends on neither the threads nor the order
+// in which they run.
 template <typename T>
 void embedding_backward(Matrix<const T> grad_output, Vector<const int64_t> indices,
                         int64_t padding_idx, Matrix<T> grad_weight) {
@@ -99,23 +114,21 @@ void embedding_backward(Matrix<const T> grad_output, Vector<const int64_t> indic
   const int64_t elements = (grad_output.rows + vocabulary) * features;
   const int64_t rows_per_piece = std::max<int64_t>(1, 4096 / features);
   for_each_piece(vocabulary, rows_per_piece, elements, [&](int64_t, int64_t begin, int64_t end) {
-    constexpr int64_t kFeatures = 64;  // whose sums stay in registers or the first-level cache
     for (int64_t v = begin; v < end; ++v) {
-      for (int64_t first_feature = 0; first_feature < features; first_feature += kFeatures) {
-        const int64_t count = std::min(kFeatures, features - first_feature);
-        double sum[kFeatures] = {};
-        const int64_t last = v == padding_idx ? first.data()[v] : first.data()[v + 1];
-        for (int64_t k = first.data()[v]; k < last; ++k) {
-          const T* source =
-              grad_output.row(order.data()[k]) + first_feature * grad_output.column_stride;
-          for (int64_t i = 0; i < count; ++i) {
-            sum[i] += load_one(source + i * grad_output.column_stride);
-          }
-        }
-        T* destination = grad_weight.row(v) + first_feature * grad_weight.column_stride;
-        for (int64_t i = 0; i < count; ++i) {
-          store_one(destination + i * grad_weight.column_stride, static_cast<Compute<T>>(sum[i]));
-        }
+      const int64_t* const tokens = order.data() + first.data()[v];
+      const int64_t* const last = v == padding_idx ? tokens : order.data() + first.data()[v + 1];
+      T* const row = grad_weight.row(v);
+      if (tokens == last) {  // of a large table nearly every row
+        std::memset(row, 0, features * sizeof(T));
+        continue;
+      }
+      int64_t i = 0;
+      for (; i + kLanes<T> <= features; i += kLanes<T>) {
+        store(row + i, sum_rows<false>(grad_output, tokens, last, i, kLanes<T>));
+      }
+      if (i < features) {
+        const int64_t count = features - i;
+        store_partial(row + i, sum_rows<true>(grad_output, tokens, last, i, count), count);
       }
     }
   });
