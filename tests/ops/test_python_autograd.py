@@ -13,9 +13,9 @@ PLACES = (
     *(f"tests/ops/{name}" for name in OPERATIONS),
     *("tests/ops/test_scalars.py", "tests/ops/test_unusual_tensors.py", "tests/conversion"),
 )
-# Of the kernels, which are the same on either autograd.
-OF_KERNELS = ("accuracy", "layouts", "operator_calls")
-IGNORED = [f"--ignore-glob=*/test_{name}.py" for name in OF_KERNELS]
+# Of kernels and formulas, which are the same on either autograd.
+ON_EITHER = ("accuracy", "formulas", "layouts", "operator_calls")
+IGNORED = [f"--ignore-glob=*/test_{name}.py" for name in ON_EITHER]
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -18,9 +18,9 @@
 // double, and s/C w_c everywhere.
 //
 // Forward reads the logits once and keeps, per row, max, the sum of exp(x - max), and A in double:
-// a confident row has a sum near 1, whose distance from 1 one float could not hold. It forms the
-// gradient as well, while a row is still in cache, when asked to. Backward reads the logits once
-// more and writes the gradient. Sums over classes and rows are kept in double.
+// a confident row has a sum near 1, whose distance from 1 one float could not hold. When asked to,
+// it forms the gradient as well, while a row is still in cache; else backward reads the logits once
+// more and writes it. Sums over classes and rows are kept in double.
 //
 // Rows are worked on in blocks, in one of two ways: a row after the other, contiguous in memory or
 // copied to be, see rows.h; or neighbouring rows side by side, as where the classes are the
