@@ -11,9 +11,9 @@ from typing import Any
 
 import measure
 import models
-import pictures
 import sections
 import small_sizes
+from sections import pictures
 from sections.prose import beside, duration, table, where, wrapped
 from sections.training import NOTEBOOK, step_seconds
 from training_step import sizes

@@ -1,6 +1,4 @@
-"""Draws the result files: results/<name>.svg of results/<name>.json.
-
-    python benchmarks/pictures.py
+"""The pictures of the pages: results/<name>.svg, each of one result file.
 
 What a picture and the table beside it show is in one file, whose digest the picture has.
 """
@@ -10,11 +8,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import measure
-from sections.training import NOTEBOOK, step_seconds
 from training_step import FRAMEWORKS, sizes
 
 from makemore_ext import plots
 from makemore_ext.plots import Error, Panel, Series
+from sections.training import NOTEBOOK, step_seconds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -108,7 +106,3 @@ def draw() -> None:
     for picture, (name, figure) in PICTURES.items():
         with plots.style():
             plots.save(figure(), str(measure.RESULTS / f"{picture}.svg"), digest(name))
-
-
-if __name__ == "__main__":
-    draw()
