@@ -56,7 +56,9 @@ def mean_over_ranks(loss: Tensor) -> float:
 
 def main() -> None:
     """What each process runs."""
-    local_rank = int(os.environ["LOCAL_RANK"])  # set by torchrun
+    if "LOCAL_RANK" not in os.environ:
+        raise SystemExit("start it with: torchrun --nproc-per-node 2 ddp.py")
+    local_rank = int(os.environ["LOCAL_RANK"])
     # A device for each process of this machine, or all of them on CPUs.
     is_cuda = (
         torch.cuda.device_count() >= int(os.environ["LOCAL_WORLD_SIZE"])

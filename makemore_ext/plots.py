@@ -194,7 +194,8 @@ def against_size(panels: Mapping[str, Mapping[str, Series]], size_name: str) -> 
             if series.is_limit:
                 style = {"color": "gray", "linestyle": ":"}
             sizes, seconds = zip(*sorted(series.seconds.items()), strict=True)
-            axes.plot(sizes, seconds, label=name, markersize=5, **style)
+            label = f"{name}; ×: the next is slower" if series.ours else name
+            axes.plot(sizes, seconds, label=label, markersize=5, **style)
             if series.ours:
                 _write_ratios(axes, series, [s for s in panel.values() if not s.is_limit])
         axes.set(xscale="log", yscale="log", xlabel=size_name)
@@ -202,7 +203,9 @@ def against_size(panels: Mapping[str, Mapping[str, Series]], size_name: str) -> 
         axes.set_title(title)
         _time_ticks(axes.yaxis)
     grid.flat[0].set_ylabel("time a call")
-    grid.flat[-1].legend(loc="lower right")
+    figure.legend(
+        *grid.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names)
+    )
     return figure
 
 
@@ -255,9 +258,11 @@ def losses(
 
 def _write_ratios(axes: "Axes", ours: Series, contenders: Sequence[Series]) -> None:
     others = [series.seconds for series in contenders if series is not ours]
-    for size, seconds in ours.seconds.items():
+    last = 0.0
+    for size, seconds in sorted(ours.seconds.items()):
         fastest = min((known[size] for known in others if size in known), default=None)
-        if fastest is not None:
+        if fastest is not None and size > 2.5 * last:  # else one would stand on the other
+            last = size
             axes.annotate(
                 f"{fastest / seconds:.2g}×",
                 (size, seconds),

@@ -24,11 +24,11 @@ def digest(name: str) -> str:
     return f"sha256 of {name}.json: {hashlib.sha256(content).hexdigest()}"
 
 
-def _step(case: str, result: dict[str, Any]) -> Panel:
+def _step(case: str, result: dict[str, Any], remark: str = "") -> Panel:
     step = step_seconds(result)
     batch, hidden = sizes(case)
     seconds = {FRAMEWORKS[name]: step[name] for name in FRAMEWORKS if name in step}
-    title = f"batch {batch}, {hidden} hidden units"
+    title = f"batch {batch}, {hidden} hidden units{remark}"
     return Panel(title, seconds, FRAMEWORKS["fused_mlp"], step["floor"], "arithmetic")
 
 
@@ -40,7 +40,8 @@ def training_step() -> "Figure":
 
 def notebook_step() -> "Figure":
     """The step of the notebook's size alone."""
-    return plots.speeds([_step(NOTEBOOK, measure.load("training_step")["cases"][NOTEBOOK])])
+    case = measure.load("training_step")["cases"][NOTEBOOK]
+    return plots.speeds([_step(NOTEBOOK, case, "; and times that of FusedMLP")])
 
 
 def compare() -> "Figure":
@@ -48,6 +49,7 @@ def compare() -> "Figure":
     record = measure.load("compare")
     seconds = {run["backend"]: run["step_seconds"] for run in record["backends"]}
     title = f"batch {record['batch_size']}, {record['hidden']} hidden units"
+    title += "; and times that of fused_mlp"
     return plots.speeds([Panel(title, seconds, "fused_mlp")])
 
 

@@ -1,6 +1,6 @@
 """What kernels and training steps cost beside torch's, and what changed between two runs."""
 
-from makemore_ext.bench.changes import Change, changes
+from makemore_ext.bench.changes import Change, changes, ratios
 from makemore_ext.bench.operations import OPERATIONS, bench
 from makemore_ext.bench.questions import QUESTIONS, measure
 from makemore_ext.bench.timing import Contenders, interleaved, interleaved_rounds
@@ -15,4 +15,5 @@ __all__ = [
     "interleaved",
     "interleaved_rounds",
     "measure",
+    "ratios",
 ]

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median, quantiles
 from typing import NamedTuple
 
-LEAST = 0.03  # of a ratio; alignment and neighbours move it by as much from one process to another
+LEAST = 0.1  # of a ratio; alignment and neighbours move it by as much from one process to another
 
 
 class Change(NamedTuple):
@@ -15,7 +15,7 @@ class Change(NamedTuple):
         before: Torch's time over ours, the median of rounds.
         after: The same, later.
         verdict: "faster" or "slower" where the middle halves of the rounds' ratios do not overlap,
-            and their medians differ by more than 3 %; else "".
+            and their medians differ by more than 10 %; else "".
     """
 
     question: str
@@ -34,15 +34,16 @@ def changes(before: Iterable[Mapping], after: Iterable[Mapping]) -> list[Change]
         before: Rows, each with "question" and "seconds", those of rounds by contender.
         after: Rows likewise. What only one of both has is left out.
     """
-    earlier = {row["question"]: _ratios(row["seconds"]) for row in before}
+    earlier = {row["question"]: ratios(row["seconds"]) for row in before}
     return [
-        _change(row["question"], earlier[row["question"]], _ratios(row["seconds"]))
+        _change(row["question"], earlier[row["question"]], ratios(row["seconds"]))
         for row in after
         if row["question"] in earlier
     ]
 
 
-def _ratios(seconds: Mapping[str, Sequence[float]]) -> list[float]:
+def ratios(seconds: Mapping[str, Sequence[float]]) -> list[float]:
+    """Torch's time over ours, of each round."""
     pairs = zip(seconds["torch"], seconds["makemore_ext"], strict=True)
     return [torch / ours for torch, ours in pairs]
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from makemore_ext.check.comparison import Comparison, compare, ratio
-from makemore_ext.check.exercises import differentiate
+from makemore_ext.check.exercises import differentiate, summed
 from makemore_ext.reference import Parameters
 
 # The 26 names, in the order of the backward pass.
@@ -32,8 +32,8 @@ def gradients(
 
     Args:
         gradients: Any of the 26, by the notebook's names, as ``{"logits": dlogits, "W2": dW2}``, or
-            with the d: ``{"dlogits": dlogits}``. Each of the shape of what it belongs to; what is
-            [H] in `reference` may be [1, H], as in the notebook.
+            with the d: ``{"dlogits": dlogits}``. Each of the shape of what it belongs to, where a
+            dimension of 1 may be there or not, as in [1, H] and [H].
         x: Indices of the preceding characters, int64 [n, context], n >= 2.
         y: Index of the character that follows, int64 [n].
         parameters: C, W1, b1, W2, b2, bngain and bnbias, by name or in this order; they may be
@@ -57,7 +57,7 @@ def gradients(
     for name in NAMES:
         if name in given:
             key, gradient = given[name]
-            rows.append(_row(key, gradient, found[name], len(x)))
+            rows.append(_row(key, gradient, found[name], len(x), summed(name, found)))
     if verbose:
         print("\n".join(lines(rows)))
     return rows
@@ -83,7 +83,10 @@ def lines(rows: list[Comparison]) -> list[str]:
 def _name(key: str) -> str:
     name = key if key in NAMES else key.removeprefix("d")
     if name not in NAMES:
-        raise ValueError(f"gradients must be named as {', '.join(NAMES)}, got {key!r}")
+        names = ", ".join(NAMES)
+        raise ValueError(
+            f"gradients must be named as {names}, with a d before it or not, got {key!r}"
+        )
     return name
 
 
@@ -96,18 +99,16 @@ def _parameters(given: Parameters | Mapping[str, Tensor] | Iterable[Tensor]) -> 
     return parameters._replace(**rows)
 
 
-def _row(name: str, gradient: Tensor, expected: Tensor, n: int) -> Comparison:
+def _row(name: str, gradient: Tensor, expected: Tensor, n: int, terms: float) -> Comparison:
     """Of a gradient in its own shape, which need not be right."""
     if not isinstance(gradient, Tensor):
         raise TypeError(f"{name} must be a Tensor, got {type(gradient).__name__}")
     if gradient.dtype != expected.dtype:
         raise TypeError(f"{name} must be {expected.dtype} as the parameters, got {gradient.dtype}")
     gradient = gradient.detach()
-    if gradient.dim() == expected.dim() + 1 and gradient.shape[0] == 1:  # [1, H] as [H]
-        gradient = gradient.squeeze(0)
-    if gradient.shape == expected.shape:
-        row = compare(name, gradient, expected)
-        factor = None if row.approximate else ratio(gradient, expected)
+    if gradient.squeeze().shape == expected.squeeze().shape:  # [1, H] for [H], or the reverse
+        row = compare(name, gradient.reshape(expected.shape), expected, terms=terms)
+        factor = None if row.approximate else ratio(gradient.reshape(expected.shape), expected)
         return row if factor is None else row._replace(remark=row.remark + _known(factor, n))
     remark = f"is {[*gradient.shape]}, must be {[*expected.shape]}{_hint(gradient, expected)}"
     return Comparison(name, False, False, torch.inf, remark)
@@ -129,8 +130,8 @@ def _known(factor: float, n: int) -> str:
 
 def _hint(gradient: Tensor, expected: Tensor) -> str:
     """What makes another shape right, where something simple does."""
-    if gradient.mT.shape == expected.shape and torch.allclose(gradient.mT, expected):
-        return ": is transposed"
+    if gradient.dim() == 2 and gradient.mT.shape == expected.shape:
+        return ": is transposed" if torch.allclose(gradient.mT, expected) else ""
     for dim in range(gradient.dim()):
         total = gradient.sum(dim, keepdim=True)
         if total.numel() == expected.numel() and torch.allclose(

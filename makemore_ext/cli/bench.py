@@ -11,7 +11,7 @@ import click
 import torch
 from rich.progress import track
 
-from makemore_ext.bench import OPERATIONS, QUESTIONS, bench, changes, measure
+from makemore_ext.bench import OPERATIONS, QUESTIONS, bench, changes, measure, ratios
 from makemore_ext.cli import options, output
 from makemore_ext.plots import duration
 
@@ -159,7 +159,12 @@ def _measure_all(rounds: int, json_file: str | None) -> None:
         seconds = {name: median(times) for name, times in answer["seconds"].items()}
         theirs, ours = seconds["torch"], seconds["makemore_ext"]
         rows.append(
-            (answer["question"], duration(theirs), duration(ours), f"{theirs / ours:.2f} ×")
+            (
+                answer["question"],
+                duration(theirs),
+                duration(ours),
+                f"{median(ratios(answer['seconds'])):.2f} ×",
+            )
         )
     output.print_table(
         console,

@@ -34,8 +34,8 @@ What differs by a rounding lies near the bar, the element times the dtype's eps.
 of logit_maxes and b1 are 0: all of theirs is rounding.</p>
 <img alt="A row for each of the 26 gradients" src="{picture}">
 {tables}
-<p>Exact: equal bit for bit. Approximate: as close as torch.allclose asks. Eps: the distance from 1
-to the next number of the dtype.</p>
+<p>Exact: equal bit for bit. Approximate: within 32 eps of the largest element. Eps: the distance
+from 1 to the next number of the dtype.</p>
 <footer>{provenance}</footer>
 </html>
 """

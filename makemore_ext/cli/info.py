@@ -2,6 +2,7 @@
 
 import click
 
+from makemore_ext import build_info
 from makemore_ext._environment import environment
 from makemore_ext.cli import options, output
 
@@ -15,6 +16,7 @@ def info(json_file: str | None) -> None:
     They belong into every report of a bug or of a timing.
     """
     rows = [(name, _text(value)) for name, value in environment().items()]
+    rows.append(("autograd", build_info()["autograd"]))
     output.print_table(output.results(json_file), rows)
     output.write_json(json_file, {})
 

@@ -31,6 +31,27 @@ def test_the_gradients_by_hand_in_the_order_of_the_backward_pass(prefix):
     ]
 
 
+@pytest.mark.parametrize("name", ["bnmeani", "bnvar", "counts_sum", "logit_maxes", "bngain"])
+def test_a_dimension_of_1_may_be_there_or_not(name):
+    assert row(**{name: GRADIENTS[name].squeeze()}).approximate
+    assert row(**{name: GRADIENTS[name].squeeze()[None]}).approximate
+
+
+def test_a_vector_of_another_length():
+    assert row(db2=torch.zeros(5)).remark == "is [5], must be [27]"
+
+
+@pytest.mark.parametrize("batch_size", [32, 256, 2048])
+def test_the_mistake_of_one_row_in_a_large_batch(batch_size):
+    """The notebook's n for n - 1, whatever the gradients' size."""
+    parameters, x, y = check.example(batch_size=batch_size)
+    found = reference.backward(parameters, x, y, reference.forward(parameters, x, y))
+    wrong = found["bndiff2"] * (batch_size - 1) / batch_size
+    (row,) = check.gradients({"bndiff2": wrong}, x, y, parameters, verbose=False)
+    assert not row.approximate
+    assert row.remark.endswith(": (n - 1)/n")
+
+
 def test_the_notebooks_shapes():
     vectors = {name: GRADIENTS[name].unsqueeze(0) for name in ("bngain", "bnbias")}
     parameters = PARAMETERS._replace(bngain=PARAMETERS.bngain[None], bnbias=PARAMETERS.bnbias[None])
@@ -100,7 +121,11 @@ def test_the_table(capsys):
 @pytest.mark.parametrize(
     ("gradients", "error", "message"),
     [
-        ({"dlogit": Y}, ValueError, r"gradients must be named as logprobs, .*, got 'dlogit'"),
+        (
+            {"dlogit": Y},
+            ValueError,
+            r"gradients must be named as logprobs, .* or not, got 'dlogit'",
+        ),
         ({"dh": 1.0}, TypeError, "dh must be a Tensor, got float"),
         (
             {"dh": GRADIENTS["h"].double()},

@@ -76,7 +76,7 @@ def test_own_operator(tmp_path):
     text = printed("-m", "pytest", "-q", cwd=source, PYTHONPATH=str(installed))
     assert re.search(r"^\d+ passed", text, re.M)
     head, *rows = printed("benchmark.py", cwd=source, PYTHONPATH=str(installed)).splitlines()
-    assert head.split() == ["elements", "own", "torch", "compiled"]
+    assert head.split()[:4] == ["elements", "own", "torch", "compiled"]
     assert all(float(time) > 0 for row in rows for time in row.split()[1:])
 
 
