@@ -43,7 +43,7 @@ help:
 	@echo "make format     rewrite the sources in the project's style"
 	@echo "make bench      every operation and the training step beside torch's, in two minutes"
 	@echo "make benchmark  measure, write benchmarks/results and the pages that show them"
-	@echo "make docs       build the site, build/site/docs/index.html"
+	@echo "make docs       build the site, build/site/index.html"
 	@echo "make clean      remove the environment and everything built"
 
 $(BIN)/.torch:
@@ -152,7 +152,7 @@ benchmark: build
 	$(BIN)/python benchmarks/cuda_model.py
 	$(BIN)/python benchmarks/page.py
 
-# Every page, for a reader with a browser: build/site/docs/index.html.
+# Every page, for a reader with a browser: build/site/index.html.
 docs: build
 	@echo "==> building the site"
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs . build/site

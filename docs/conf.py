@@ -73,4 +73,5 @@ html_theme = "furo"
 html_title = "makemore_ext"
 html_static_path: list[str] = ["_static"]
 html_css_files = ["site.css"]
+html_extra_path = ["_root"]  # an index.html where a browser looks for it
 copybutton_prompt_text = "$ "
