@@ -2,12 +2,13 @@
 
 from makemore_ext.bench.changes import Change, changes, ratios
 from makemore_ext.bench.operations import OPERATIONS, bench
-from makemore_ext.bench.questions import QUESTIONS, measure
+from makemore_ext.bench.questions import QUESTIONS, SHAPES, measure
 from makemore_ext.bench.timing import Contenders, interleaved, interleaved_rounds
 
 __all__ = [
     "OPERATIONS",
     "QUESTIONS",
+    "SHAPES",
     "Change",
     "Contenders",
     "bench",

@@ -23,6 +23,22 @@ def _cross_entropy(input: Tensor) -> Contenders:
     return {"torch": lambda: step(F.cross_entropy), "makemore_ext": lambda: step(cross_entropy)}
 
 
+def _channels_last(input: Tensor) -> Contenders:
+    pixels = input.detach().contiguous(memory_format=torch.channels_last)
+    return _cross_entropy(pixels.requires_grad_())
+
+
+def _double_backward(input: Tensor) -> Contenders:
+    target = torch.randint(input.shape[1], (input.shape[0], *input.shape[2:]), device=input.device)
+    vector = torch.randn_like(input, requires_grad=False)
+
+    def step(function: Callable[..., Any]) -> Any:
+        (gradient,) = torch.autograd.grad(function(input, target), input, create_graph=True)
+        return torch.autograd.grad(gradient, input, vector)
+
+    return {"torch": lambda: step(F.cross_entropy), "makemore_ext": lambda: step(cross_entropy)}
+
+
 def _loss_alone(input: Tensor) -> Contenders:
     target = torch.randint(input.shape[1], (input.shape[0], *input.shape[2:]), device=input.device)
     logits = input.detach()
@@ -63,6 +79,8 @@ def _embedding(weight: Tensor) -> Contenders:
 
 OPERATIONS: dict[str, Callable[[Tensor], Contenders]] = {
     "cross_entropy": _cross_entropy,
+    "cross_entropy channels last": _channels_last,
+    "cross_entropy double backward": _double_backward,
     "loss alone": _loss_alone,
     "batch_norm": _batch_norm,
     "batch_norm tanh": partial(_batch_norm, activation="tanh"),

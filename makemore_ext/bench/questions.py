@@ -15,8 +15,10 @@ from makemore_ext.makemore.model import MLP
 Rounds = dict[str, list[float]]
 """Seconds by contender, a value a round; "torch" and "makemore_ext" are always among them."""
 
-_SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
+SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
     "cross_entropy": ((32, 27), (1024, 27), (4096, 1000), (256, 32000), (2, 21, 128, 128)),
+    "cross_entropy channels last": ((2, 2, 256, 256), (2, 21, 128, 128)),
+    "cross_entropy double backward": ((32, 27), (512, 4000)),
     "loss alone": ((32, 27), (256, 32000)),
     "batch_norm": ((32, 64), (32, 200), (4096, 200), (32, 64, 28, 28)),
     "batch_norm tanh": ((32, 200), (4096, 200)),
@@ -47,7 +49,7 @@ def _training_step(hidden: int, rounds: int) -> Rounds:
 
 def _questions() -> dict[str, Callable[[int], Rounds]]:
     found: dict[str, Callable[[int], Rounds]] = {}
-    for operation, shapes in _SHAPES.items():
+    for operation, shapes in SHAPES.items():
         for dtype in (torch.float32, torch.bfloat16):
             for shape in shapes:
                 sizes = "x".join(map(str, shape))

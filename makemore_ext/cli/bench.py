@@ -11,15 +11,11 @@ import click
 import torch
 from rich.progress import track
 
-from makemore_ext.bench import OPERATIONS, QUESTIONS, bench, changes, measure, ratios
+from makemore_ext.bench import OPERATIONS, QUESTIONS, SHAPES, bench, changes, measure, ratios
 from makemore_ext.cli import options, output
 from makemore_ext.plots import duration
 
 DTYPES = ("float32", "bfloat16", "float16")
-SHAPES = {
-    "cross_entropy": ((32, 27), (4096, 1000), (256, 32000)),
-    "batch_norm": ((32, 200), (4096, 200), (32, 64, 56, 56)),
-}
 
 
 class Shape(click.ParamType):
@@ -62,7 +58,7 @@ class ResultFile(click.Path):
     "operations",
     type=click.Choice([*OPERATIONS]),
     multiple=True,
-    default=[*OPERATIONS],
+    default=["cross_entropy", "batch_norm"],
     help="May be given again.",
 )
 @click.option(
@@ -71,7 +67,7 @@ class ResultFile(click.Path):
     type=Shape(),
     metavar="NxC[x...]",
     multiple=True,
-    help="Of the input; may be given again.  [default: three of each operation]",
+    help="Of the input; may be given again.  [default: some of each operation]",
 )
 @click.option("--dtype", type=click.Choice(DTYPES), default="float32", help="Type of the input.")
 @click.option(

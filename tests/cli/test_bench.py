@@ -24,6 +24,13 @@ def test_measures_what_is_asked_for(
         assert all(seconds > 0 for seconds in m["seconds"].values())
 
 
+@pytest.mark.parametrize("operation", bench.OPERATIONS)
+def test_shapes_of_its_own(operation: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--operation", operation, "--rounds", "1", "--json", "-"]) == 0
+    measured = json.loads(capsys.readouterr().out)["measured"]
+    assert [tuple(m["shape"]) for m in measured] == [*bench.SHAPES[operation]]
+
+
 @pytest.mark.parametrize("shape", ["", "7", "4x", "4x0", "axb", "-1x2"])
 def test_bad_shape(shape: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--shape", shape]) == 2
