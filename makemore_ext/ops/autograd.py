@@ -61,16 +61,6 @@ def check_forward_mode(operation: str) -> None:
         )
 
 
-def is_plain(tensor: Tensor) -> bool:
-    """Whether all that is made of `tensor` is values, which nothing differentiates or traces."""
-    return (
-        not torch.is_grad_enabled()
-        and type(tensor) is Tensor
-        and is_eager()
-        and _get_current_dispatch_mode() is None
-    )
-
-
 # Of float64 temporaries that stay in the second-level cache and in memory that malloc keeps.
 PIECE_ELEMENTS = 65536
 
@@ -81,7 +71,14 @@ def pieces(tensor: Tensor, dim: int) -> list[tuple[int, int]]:
     One piece where there is nothing to gain, or a graph of the operations to lose.
     """
     size, elements = tensor.shape[dim], tensor.numel()
-    if not (tensor.is_cpu and is_plain(tensor) and elements > PIECE_ELEMENTS):
+    if (
+        torch.is_grad_enabled()
+        or not tensor.is_cpu
+        or type(tensor) is not Tensor
+        or not is_eager()
+        or _get_current_dispatch_mode() is not None
+        or elements <= PIECE_ELEMENTS
+    ):
         return [(0, size)]
     length = max(1, PIECE_ELEMENTS * size // elements)
     return [(begin, min(length, size - begin)) for begin in range(0, size, length)]

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from makemore_ext.ops.autograd import is_plain, pieces
+from makemore_ext.ops.autograd import pieces
 from makemore_ext.ops.batch_norm.options import ACTIVATIONS
 from makemore_ext.ops.tensors import compute_dtype
 
@@ -70,7 +70,7 @@ def _terms(
     if isinstance(elements, int) and elements == 0:  # nothing, whose sums are 0, not NaN
         elements, statistics = 2, torch.zeros_like(statistics)
     mean, variance, s = (_per_channel(row, input) for row in statistics.unbind())
-    if training and not is_plain(input):
+    if training:
         # The values are those of the kernels, the derivatives those of functions of the input.
         centred = x - _sum(x) / elements
         change = _sum(centred.square()) / (elements - correction) - variance
