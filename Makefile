@@ -141,6 +141,7 @@ bench: build
 benchmark: build
 	@echo "==> measuring (several minutes; leave the machine alone meanwhile)"
 	$(BIN)/makemore-ext compare --json benchmarks/results/compare.json
+	$(BIN)/makemore-ext bench --all --json benchmarks/results/bench.json
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/cross_entropy.py
 	$(BIN)/python benchmarks/batch_norm.py

@@ -41,6 +41,7 @@ contenders take turns; the machine has neighbours, so only the ratios within a r
     parts = (
         sections.of_training_step(),
         sections.of_backends(),
+        sections.of_questions(),
         sections.of_cross_entropy(),
         sections.of_batch_norm(),
         sections.of_models(),

@@ -182,7 +182,7 @@ def against_size(panels: Mapping[str, Mapping[str, Series]], size_name: str) -> 
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.4 * len(panels), 4), layout="constrained")
+    figure = Figure(figsize=(min(4.4 * len(panels), 13), 4), layout="constrained")
     grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)
     names = list(dict.fromkeys(name for panel in panels.values() for name in panel))
     for axes, (title, panel) in zip(grid.flat, panels.items(), strict=True):

@@ -6,6 +6,7 @@ from sections.distributed import of_distributed
 from sections.kernels import of_kernels
 from sections.models import of_models
 from sections.operations import of_batch_norm, of_cross_entropy
+from sections.questions import of_questions
 from sections.small_sizes import of_small_sizes
 from sections.training import of_backends, of_training_step
 
@@ -18,6 +19,7 @@ __all__ = [
     "of_distributed",
     "of_kernels",
     "of_models",
+    "of_questions",
     "of_small_sizes",
     "of_training_step",
 ]

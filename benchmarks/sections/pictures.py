@@ -4,13 +4,16 @@ What a picture and the table beside it show is in one file, whose digest the pic
 """
 
 import hashlib
+import math
 from collections.abc import Callable
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import measure
 from training_step import FRAMEWORKS, sizes
 
 from makemore_ext import plots
+from makemore_ext.bench import SHAPES
 from makemore_ext.plots import Error, Panel, Series
 from sections.training import NOTEBOOK, step_seconds
 
@@ -82,6 +85,27 @@ def batch_norm() -> "Figure":
     return _against_size("batch_norm", "input_bytes", {**keys, "a copy": "copy"})
 
 
+def bench() -> "Figure":
+    """Every operation, by the number of elements of its input or table."""
+    names = {"torch": "torch", "makemore_ext": "makemore_ext", "a copy": "copy"}
+    panels: dict[str, dict[str, Series]] = {}
+    for operation, shapes in SHAPES.items():
+        if len(shapes) > 2:
+            panels[operation] = {
+                title: Series({}, ours=title == "makemore_ext", is_limit=title == "a copy")
+                for title in names
+            }
+    for answer in measure.load("bench")["questions"]:
+        operation, sizes, *dtype = answer["question"].split(", ")
+        if operation in panels and dtype == ["float32"]:
+            elements = math.prod(map(int, sizes.split("x")))
+            for title, name in names.items():
+                seconds = dict(panels[operation][title].seconds)
+                seconds[elements] = median(answer["seconds"][name])
+                panels[operation][title] = panels[operation][title]._replace(seconds=seconds)
+    return plots.against_size(panels, "elements")
+
+
 def accuracy() -> "Figure":
     """Errors, ours and torch's."""
     record = measure.load("accuracy")
@@ -96,6 +120,7 @@ def accuracy() -> "Figure":
 PICTURES: dict[str, tuple[str, Callable[[], "Figure"]]] = {
     "accuracy": ("accuracy", accuracy),
     "batch_norm": ("batch_norm", batch_norm),
+    "bench": ("bench", bench),
     "compare": ("compare", compare),
     "cross_entropy": ("cross_entropy", cross_entropy),
     "notebook_step": ("training_step", notebook_step),

@@ -21,8 +21,8 @@ SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
     "cross_entropy double backward": ((32, 27), (512, 4000)),
     "loss alone": ((32, 27), (256, 32000)),
     "batch_norm": ((32, 64), (32, 200), (4096, 200), (32, 64, 28, 28)),
-    "batch_norm tanh": ((32, 200), (4096, 200)),
-    "embedding": ((27, 10), (50257, 64)),
+    "batch_norm tanh": ((32, 200), (4096, 200), (32, 64, 28, 28)),
+    "embedding": ((27, 10), (2000, 64), (50257, 64)),
 }
 _HIDDEN = (64, 200, 1024)
 _STEPS = 20  # of the training step, in a round
