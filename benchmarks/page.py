@@ -1,4 +1,4 @@
-"""Writes what the result files say: benchmarks/README.md, figures in three other pages, pictures.
+"""Writes what the result files say: benchmarks/README.md, figures in four other pages, pictures.
 
     python benchmarks/page.py
 
@@ -22,6 +22,7 @@ PAGE = Path(__file__).with_name("README.md")
 README = PAGE.parents[1] / "README.md"
 DOCS = PAGE.parents[1] / "docs"
 DISTRIBUTED, ACCURACY = DOCS / "distributed.md", DOCS / "accuracy.md"
+SPEED = DOCS / "speed.md"
 BEFORE, AFTER = "<!-- benchmarks/page.py writes from here -->\n\n", "\n<!-- to here -->"
 LOGITS, IMAGES = (1024, 50257), (32, 64, 56, 56)
 PEERS = ("makemore_ext", "eager torch", "torch.compile", "JAX `lax.scan`")
@@ -41,7 +42,6 @@ contenders take turns; the machine has neighbours, so only the ratios within a r
     parts = (
         sections.of_training_step(),
         sections.of_backends(),
-        sections.of_questions(),
         sections.of_cross_entropy(),
         sections.of_batch_norm(),
         sections.of_models(),
@@ -156,6 +156,7 @@ def pages() -> dict[Path, str]:
         PAGE: page(),
         README: with_figures(README, readme_figures()),
         DISTRIBUTED: with_figures(DISTRIBUTED, sections.of_distributed()),
+        SPEED: with_figures(SPEED, sections.of_questions()),
         ACCURACY: with_figures(ACCURACY, sections.of_accuracy()),
     }
 

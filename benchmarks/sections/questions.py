@@ -30,13 +30,12 @@ def of_questions() -> str:
     lead = f"Torch is faster for {', '.join(behind)}." if behind else "Torch is nowhere faster."
     environment = {"environment": provenance, "date": provenance["date"][:10]}
     return f"""\
-## Every operation
-
-![Time of each operation against the number of elements](results/bench.svg)
+![Time of each operation against the number of elements](../benchmarks/results/bench.svg)
 
 Forward and backward, medians of {record["rounds"]} rounds; the picture is of float32. By
-`{provenance["command"]}`, in [bench.json](results/bench.json); `makemore-ext bench --compare` says
-what changed between two such files. {where(environment)}.
+`{provenance["command"]}`, in
+[bench.json](../benchmarks/results/bench.json); `makemore-ext bench --compare` says what changed
+between two such files. {where(environment)}.
 
 {table([row(answer) for answer in record["questions"]])}
 
