@@ -24,7 +24,7 @@ def _cross_entropy(input: Tensor) -> Contenders:
 
 
 def _channels_last(input: Tensor) -> Contenders:
-    pixels = input.detach().contiguous(memory_format=torch.channels_last)
+    pixels = input.detach().movedim(1, -1).contiguous().movedim(-1, 1)
     return _cross_entropy(pixels.requires_grad_())
 
 
