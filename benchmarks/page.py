@@ -14,9 +14,11 @@ import models
 import sections
 import small_sizes
 from sections import pictures
-from sections.prose import beside, duration, table, where, wrapped
+from sections.prose import beside, table, where, wrapped
 from sections.training import NOTEBOOK, step_seconds
 from training_step import sizes
+
+from makemore_ext.plots import duration
 
 PAGE = Path(__file__).with_name("README.md")
 README = PAGE.parents[1] / "README.md"

@@ -234,11 +234,8 @@ def losses(
     axes.plot(
         steps, training[::every], ".", color="gray", alpha=0.25, markersize=2, label="minibatch"
     )
-    means = [
-        math.fsum(training[end - window : end]) / window
-        for end in range(window, len(training) + 1, window)
-    ]
     ends = range(window, len(training) + 1, window)
+    means = [math.fsum(training[end - window : end]) / window for end in ends]
     axes.plot(ends, means, color=OURS, linewidth=2, label=f"mean of {window:,} steps")
     if validation:
         axes.plot(

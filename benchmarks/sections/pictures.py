@@ -13,7 +13,6 @@ import measure
 from training_step import FRAMEWORKS, sizes
 
 from makemore_ext import plots
-from makemore_ext.bench import SHAPES
 from makemore_ext.plots import Error, Panel, Series
 from sections.training import NOTEBOOK, step_seconds
 
@@ -56,18 +55,26 @@ def compare() -> "Figure":
     return plots.speeds([Panel(title, seconds, "fused_mlp")])
 
 
+def _contenders(seconds: dict[str, dict[float, float]]) -> dict[str, Series]:
+    """Of a panel, from seconds by size."""
+    return {
+        title: Series(of_sizes, ours=title == "makemore_ext", is_limit=title == "a copy")
+        for title, of_sizes in seconds.items()
+    }
+
+
 def _against_size(name: str, bytes_name: str, contenders: dict[str, str]) -> "Figure":
     """Time against bytes of matrices [N, C]; `contenders` are keys of seconds, by what they are."""
     results = [row for row in measure.load(name)["results"] if len(row["shape"]) == 2]
     panels = {
-        dtype: {
-            title: Series(
-                {row[bytes_name]: row["seconds"][key] for row in results if row["dtype"] == dtype},
-                ours=title == "makemore_ext",
-                is_limit=title == "a copy",
-            )
-            for title, key in contenders.items()
-        }
+        dtype: _contenders(
+            {
+                title: {
+                    row[bytes_name]: row["seconds"][key] for row in results if row["dtype"] == dtype
+                }
+                for title, key in contenders.items()
+            }
+        )
         for dtype in ("float32", "bfloat16")
     }
     return plots.against_size(panels, f"bytes of the {bytes_name.removesuffix('_bytes')}")
@@ -88,21 +95,19 @@ def batch_norm() -> "Figure":
 def bench() -> "Figure":
     """Every operation, by the number of elements of its input or table."""
     names = {"torch": "torch", "makemore_ext": "makemore_ext", "a copy": "copy"}
-    panels: dict[str, dict[str, Series]] = {}
-    for operation, shapes in SHAPES.items():
-        if len(shapes) > 2:
-            panels[operation] = {
-                title: Series({}, ours=title == "makemore_ext", is_limit=title == "a copy")
-                for title in names
-            }
+    times: dict[str, dict[str, dict[float, float]]] = {}
     for answer in measure.load("bench")["questions"]:
-        operation, sizes, *dtype = answer["question"].split(", ")
-        if operation in panels and dtype == ["float32"]:
-            elements = math.prod(map(int, sizes.split("x")))
+        operation, shape, *dtype = answer["question"].split(", ")
+        if dtype == ["float32"]:
+            elements = math.prod(map(int, shape.split("x")))
             for title, name in names.items():
-                seconds = dict(panels[operation][title].seconds)
-                seconds[elements] = median(answer["seconds"][name])
-                panels[operation][title] = panels[operation][title]._replace(seconds=seconds)
+                of_title = times.setdefault(operation, {}).setdefault(title, {})
+                of_title[elements] = median(answer["seconds"][name])
+    panels = {
+        operation: _contenders(of_operation)
+        for operation, of_operation in times.items()
+        if len(of_operation["torch"]) > 2
+    }
     return plots.against_size(panels, "elements")
 
 

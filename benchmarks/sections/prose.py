@@ -26,11 +26,6 @@ def beside(ratio: float) -> str:
     )
 
 
-def duration(seconds: float) -> str:
-    """A time with its unit."""
-    return f"{number(seconds * 1e3)} ms" if seconds >= 2e-3 else f"{number(seconds * 1e6)} µs"
-
-
 def span(ratios: Iterable[float]) -> str:
     """The least and the largest of some ratios."""
     found = sorted(ratios)

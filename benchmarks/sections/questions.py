@@ -1,12 +1,12 @@
 """Every operation, small and large, as `makemore-ext bench --all` asks."""
 
 from statistics import median
-from typing import Any
 
 import measure
 
 from makemore_ext.bench import ratios
-from sections.prose import duration, span, table, times, where
+from makemore_ext.plots import duration
+from sections.prose import span, table, times, where
 
 
 def of_questions() -> str:
@@ -14,18 +14,17 @@ def of_questions() -> str:
     record = measure.load("bench")
     provenance = record["provenance"]
 
-    def row(answer: dict[str, Any]) -> dict[str, str]:
-        seconds = {name: median(rounds) for name, rounds in answer["seconds"].items()}
-        return {
-            "question": answer["question"].replace("x", "×"),
-            "torch": duration(seconds["torch"]),
-            "makemore_ext": duration(seconds["makemore_ext"]),
-            "torch / makemore_ext": times(median(ratios(answer["seconds"]))),
+    answers = {answer["question"]: answer["seconds"] for answer in record["questions"]}
+    found = {question: median(ratios(seconds)) for question, seconds in answers.items()}
+    rows = [
+        {
+            "question": question.replace("x", "×"),
+            "torch": duration(median(seconds["torch"])),
+            "makemore_ext": duration(median(seconds["makemore_ext"])),
+            "torch / makemore_ext": times(found[question]),
         }
-
-    found = {
-        answer["question"]: median(ratios(answer["seconds"])) for answer in record["questions"]
-    }
+        for question, seconds in answers.items()
+    ]
     behind = dict.fromkeys(name.split(",")[0] for name, ratio in found.items() if ratio < 1)
     lead = f"Torch is faster for {', '.join(behind)}." if behind else "Torch is nowhere faster."
     environment = {"environment": provenance, "date": provenance["date"][:10]}
@@ -37,7 +36,7 @@ Forward and backward, medians of {record["rounds"]} rounds; the picture is of fl
 [bench.json](../benchmarks/results/bench.json); `makemore-ext bench --compare` says what changed
 between two such files. {where(environment)}.
 
-{table([row(answer) for answer in record["questions"]])}
+{table(rows)}
 
 The ratios are {span(found.values())}. {lead}
 """

@@ -2,7 +2,7 @@
 
 from makemore_ext.bench.changes import Change, changes, ratios
 from makemore_ext.bench.operations import OPERATIONS, bench
-from makemore_ext.bench.questions import QUESTIONS, SHAPES, measure
+from makemore_ext.bench.questions import QUESTIONS, SHAPES
 from makemore_ext.bench.timing import Contenders, interleaved, interleaved_rounds
 
 __all__ = [
@@ -15,6 +15,5 @@ __all__ = [
     "changes",
     "interleaved",
     "interleaved_rounds",
-    "measure",
     "ratios",
 ]

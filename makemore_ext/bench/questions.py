@@ -61,8 +61,4 @@ def _questions() -> dict[str, Callable[[int], Rounds]]:
 
 
 QUESTIONS = _questions()
-
-
-def measure(question: str, rounds: int) -> Rounds:
-    """The answer to one of QUESTIONS: forward and backward, or a training step."""
-    return QUESTIONS[question](rounds)
+"""By their names, what answers them in so many rounds: forward and backward, or a training step."""

@@ -24,7 +24,7 @@ from makemore_ext.ops.embedding import embedding
 from makemore_ext.reference import Parameters
 
 # In a smaller batch the variance of a column can come so near 0 that the rounding of fp32 alone
-# makes equal formulas differ by more than allclose allows.
+# makes equal formulas differ by more than `compare` allows.
 MIN_BATCH_SIZE = 8
 
 
@@ -57,10 +57,14 @@ def summed(name: str, gradients: dict[str, Tensor]) -> float:
 
 def magnitudes(parameters: Parameters, x: Tensor, y: Tensor) -> dict[str, tuple[float, float]]:
     """The largest element of each gradient of exercise 1, and its largest difference."""
-    gradients = differentiate(parameters, x, y).gradients
+    parameters, variables, gradients = differentiate(parameters, x, y)
+    by_hand = reference.backward(parameters, x, y, variables)
     return {
-        row.name: (gradients[row.name].abs().max().item(), row.maxdiff)
-        for row in exercise_1(parameters, x, y)
+        name: (
+            gradients[name].abs().max().item(),
+            compare(name, gradient, gradients[name]).maxdiff,
+        )
+        for name, gradient in by_hand.items()
     }
 
 

@@ -107,10 +107,13 @@ def _row(name: str, gradient: Tensor, expected: Tensor, n: int, terms: float) ->
         raise TypeError(f"{name} must be {expected.dtype} as the parameters, got {gradient.dtype}")
     gradient = gradient.detach()
     if gradient.squeeze().shape == expected.squeeze().shape:  # [1, H] for [H], or the reverse
-        row = compare(name, gradient.reshape(expected.shape), expected, terms=terms)
-        factor = None if row.approximate else ratio(gradient.reshape(expected.shape), expected)
+        gradient = gradient.reshape(expected.shape)
+        row = compare(name, gradient, expected, terms=terms)
+        factor = None if row.approximate else ratio(gradient, expected)
         return row if factor is None else row._replace(remark=row.remark + _known(factor, n))
-    remark = f"is {[*gradient.shape]}, must be {[*expected.shape]}{_hint(gradient, expected)}"
+    remark = (
+        f"is {[*gradient.shape]}, must be {[*expected.shape]}{_hint(gradient, expected, terms)}"
+    )
     return Comparison(name, False, False, torch.inf, remark)
 
 
@@ -128,14 +131,16 @@ def _known(factor: float, n: int) -> str:
     return f": {near[0]}" if near else ""
 
 
-def _hint(gradient: Tensor, expected: Tensor) -> str:
+def _hint(gradient: Tensor, expected: Tensor, terms: float) -> str:
     """What makes another shape right, where something simple does."""
+
+    def is_right(other: Tensor) -> bool:
+        return compare("", other.reshape(expected.shape), expected, terms=terms).approximate
+
     if gradient.dim() == 2 and gradient.mT.shape == expected.shape:
-        return ": is transposed" if torch.allclose(gradient.mT, expected) else ""
+        return ": is transposed" if is_right(gradient.mT) else ""
     for dim in range(gradient.dim()):
-        total = gradient.sum(dim, keepdim=True)
-        if total.numel() == expected.numel() and torch.allclose(
-            total.view_as(expected), expected, atol=1e-6
-        ):
+        total = gradient.sum(dim)
+        if total.numel() == expected.numel() and is_right(total):
             return f": the sum over dimension {dim} is missing"
     return ""

@@ -11,7 +11,7 @@ import click
 import torch
 from rich.progress import track
 
-from makemore_ext.bench import OPERATIONS, QUESTIONS, SHAPES, bench, changes, measure, ratios
+from makemore_ext.bench import OPERATIONS, QUESTIONS, SHAPES, bench, changes, ratios
 from makemore_ext.cli import options, output
 from makemore_ext.plots import duration
 
@@ -147,21 +147,18 @@ def _measure_all(rounds: int, json_file: str | None) -> None:
     # A refreshing thread would take its time from what is measured.
     questions = track(QUESTIONS, "measuring", console=output.remarks(), auto_refresh=False)
     measured: Measured = [
-        {"question": name, "seconds": measure(name, rounds)} for name in questions
+        {"question": name, "seconds": QUESTIONS[name](rounds)} for name in questions
     ]
     console = output.results(json_file)
-    rows = []
-    for answer in measured:
-        seconds = {name: median(times) for name, times in answer["seconds"].items()}
-        theirs, ours = seconds["torch"], seconds["makemore_ext"]
-        rows.append(
-            (
-                answer["question"],
-                duration(theirs),
-                duration(ours),
-                f"{median(ratios(answer['seconds'])):.2f} ×",
-            )
+    rows = [
+        (
+            answer["question"],
+            duration(median(answer["seconds"]["torch"])),
+            duration(median(answer["seconds"]["makemore_ext"])),
+            f"{median(ratios(answer['seconds'])):.2f} ×",
         )
+        for answer in measured
+    ]
     output.print_table(
         console,
         rows,

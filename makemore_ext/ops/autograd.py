@@ -1,6 +1,6 @@
 """What is at work around a call; what autograd Functions refuse, and torch.compile takes whole."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -82,6 +82,39 @@ def pieces(tensor: Tensor, dim: int) -> list[tuple[int, int]]:
         return [(0, size)]
     length = max(1, PIECE_ELEMENTS * size // elements)
     return [(begin, min(length, size - begin)) for begin in range(0, size, length)]
+
+
+def in_pieces(
+    formula: Callable[..., Sequence[Tensor | None]],
+    cuts: Sequence[tuple[int, int]],
+    tensors: Sequence[Tensor | None],
+    in_dims: Sequence[int | None],
+    out_dims: Sequence[int | None],
+) -> list[Tensor | None]:
+    """What `formula` gives for `tensors`, from what it gives for each of the `cuts`.
+
+    As torch.func.vmap has them, `in_dims` are the dimensions that are cut, None for what every
+    piece has whole, and `out_dims` those that the results are joined in, None for what is summed.
+    """
+    columns = zip(
+        *(
+            formula(
+                *(
+                    tensor if tensor is None or dim is None else tensor.narrow(dim, *place)
+                    for tensor, dim in zip(tensors, in_dims, strict=True)
+                )
+            )
+            for place in cuts
+        ),
+        strict=True,
+    )
+
+    def joined(parts: tuple[Any, ...], dim: int | None) -> Tensor | None:
+        if parts[0] is None:
+            return None
+        return torch.stack(parts).sum(0) if dim is None else torch.cat(parts, dim)
+
+    return [joined(column, dim) for column, dim in zip(columns, out_dims, strict=True)]
 
 
 def no_tangent(output: Tensor) -> Tensor | None:

@@ -13,14 +13,13 @@ Then dx = weight s P(dz), dxhat = s P(dx) for a change dx of the input, and P is
 s changes by ds = -s^2 / m sum(xhat dx) in training.
 """
 
-from collections.abc import Iterable, Iterator
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from makemore_ext.ops.autograd import pieces
+from makemore_ext.ops.autograd import in_pieces, pieces
 from makemore_ext.ops.batch_norm.options import ACTIVATIONS
 from makemore_ext.ops.tensors import compute_dtype
 
@@ -142,20 +141,6 @@ def tangent(
     return _times_slope(z, t).to(input.dtype)
 
 
-def _narrowed(tensors: Iterable[Tensor | None], begin: int, length: int) -> Iterator[Any]:
-    """Some channels, which are the last dimension of vectors and else dimension 1."""
-    for tensor in tensors:
-        yield None if tensor is None else tensor.narrow(min(1, tensor.dim() - 1), begin, length)
-
-
-def _joined(*parts: Iterable[Tensor | None]) -> Any:
-    """The results for all channels of those for some."""
-    return tuple(
-        None if column[0] is None else torch.cat(column, min(1, column[0].dim() - 1))
-        for column in zip(*parts, strict=True)
-    )
-
-
 def second_gradients(
     grad_grad_input: Tensor | None,
     grad_grad_weight: Tensor | None,
@@ -175,8 +160,9 @@ def second_gradients(
     if len(cuts) > 1:  # channels have nothing to do with one another
         grads = grad_grad_input, grad_grad_weight, grad_grad_bias
         tensors = *grads, grad_output, input, weight, output, statistics
-        arguments: Iterable[list[Any]] = ([*_narrowed(tensors, *place), options] for place in cuts)
-        return _joined(*[second_gradients(*of_piece) for of_piece in arguments])
+        formula = partial(second_gradients, options=options)
+        result: Any = in_pieces(formula, cuts, tensors, (1, 0, 0, 1, 1, 0, 1, 1), (1, 1, 0, 1))
+        return tuple(result)
     t = _terms(input, weight, output, statistics, options)
     dy = grad_output.double()
     dz = _times_slope(dy, t)

@@ -6,12 +6,13 @@ float64, since it cancels (1 - p of a confident row), and differentiable in its 
 autograd calls these functions too. `options` are those of options.py.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from makemore_ext.ops.autograd import pieces
+from makemore_ext.ops.autograd import in_pieces, pieces
 from makemore_ext.ops.cross_entropy.options import MEAN, NONE, Options, class_dim
 from makemore_ext.ops.cross_entropy.terms import (
     Terms,
@@ -176,9 +177,8 @@ def second_gradients(
         dim = max((dim for dim in range(input.dim()) if dim != 1), key=input.size)
         cuts = pieces(input, dim)
         if len(cuts) > 1:
-            return _second_gradients_in_pieces(
-                grad_grad_input, grad_loss, grad_lse, input, target, weight, options, dim, cuts
-            )
+            tensors = grad_grad_input, grad_loss, grad_lse, input, target, weight
+            return _second_gradients_in_pieces(tensors, options, dim, cuts)
     t = Terms(input, target, weight, options)
     grad = grad_grad_input.double()
     mean = _mean(grad, t)
@@ -199,46 +199,28 @@ def second_gradients(
 
 
 def _second_gradients_in_pieces(
-    grad_grad_input: Tensor,
-    grad_loss: Tensor | None,
-    grad_lse: Tensor | None,
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    options: Options,
-    dim: int,
-    cuts: list[tuple[int, int]],
-) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor | None, Tensor | None]:
-    """Of some rows at a time, a loss of each."""
+    tensors: tuple[Any, ...], options: Options, dim: int, cuts: list[tuple[int, int]]
+) -> Any:
+    """`second_gradients` of some rows at a time, with a loss of each; `tensors` are its own."""
+    grad_grad_input, grad_loss, grad_lse, input, target, weight = tensors
     t = Terms(input, target, weight, options)
     upstream = None if grad_loss is None else upstream_of_rows(grad_loss, t).squeeze(1)
-    weight_ = None if weight is None else weight.double()
+    formula = partial(second_gradients, options=t.options._replace(reduction=NONE))
     row_dim = max(0, dim - 1)  # where there are no classes
-
-    def cut(tensor: Any, begin: int, length: int) -> Any:
-        if tensor is None:
-            return None
-        return tensor.narrow(dim if tensor.dim() == input.dim() else row_dim, begin, length)
-
-    parts = []
-    for place in cuts:
-        tensors = grad_grad_input, upstream, grad_lse, input, target
-        of_rows = t.options._replace(reduction=NONE)
-        arguments: list[Any] = [*(cut(tensor, *place) for tensor in tensors), weight_, of_rows]
-        parts.append(second_gradients(*arguments))
-
-    def joined(tensors: Any) -> Any:
-        if tensors[0] is None:
-            return None
-        return torch.cat(tensors, dim if tensors[0].dim() == input.dim() else row_dim)
-
-    *of_rows_and_classes, of_weight = zip(*parts, strict=True)
-    for_rows, for_lse, for_input, for_target = map(joined, of_rows_and_classes)
-    for_loss = for_weight = None
-    if grad_loss is not None:
-        for_loss = reduced(for_rows.unsqueeze(1), t).to(grad_loss.dtype)
-    if weight is not None and of_weight[0] is not None:
-        for_weight = torch.stack(of_weight).sum(0).to(weight.dtype)
+    target_dim = dim if target.dim() == input.dim() else row_dim
+    exact_weight = None if weight is None else weight.double()
+    rows, for_lse, for_input, for_target, for_weight = in_pieces(
+        formula,
+        cuts,
+        (grad_grad_input, upstream, grad_lse, input, target, exact_weight),
+        (dim, row_dim, row_dim, dim, target_dim, None),
+        (row_dim, row_dim, dim, target_dim, None),
+    )
+    for_loss = None
+    if rows is not None:
+        for_loss = reduced(rows.unsqueeze(1), t).to(grad_loss.dtype)
+    if for_weight is not None:
+        for_weight = for_weight.to(weight.dtype)
     return for_loss, for_lse, for_input, for_target, for_weight
 
 

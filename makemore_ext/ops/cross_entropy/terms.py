@@ -29,10 +29,9 @@ class Terms:
         self.options = Options(*options)  # native autograd calls with a tuple
         self.dim = class_dim(input)
         self.weight = 1.0 if weight is None else along_classes(weight, input)
-        classes = torch.sym_max(1, input.shape[self.dim])
+        self._classes = torch.sym_max(1, input.shape[self.dim])
         self._on_target = 1 - self.options.label_smoothing  # 1 - s
-        self._on_class = self.options.label_smoothing / classes  # s / C
-        self._weights = classes if weight is None else weight.double().sum()  # of all classes
+        self._on_class = self.options.label_smoothing / self._classes  # s / C
 
     # Of rows and their targets.
 
@@ -141,7 +140,9 @@ class Terms:
             return terms.sum(self.dim, keepdim=True)
         of_target = self._on_target * self._target_weight
         if vector is None:
-            return of_target + self._on_class * self._weights
+            weight = self._class_weight
+            weights = self._classes if weight is None else weight.double().sum()
+            return of_target + self._on_class * weights
         of_target = of_target * vector.gather(self.dim, self._inside)
         if self.options.label_smoothing == 0:
             return of_target
