@@ -102,11 +102,17 @@ PYBIND11_MODULE(_C, module) {
   module.attr("cuda_architectures") = "";
 #endif
   using namespace makemore_ext;
-  static const Entries entries{
-      cross_entropy_entry,      cross_entropy_backward_entry, cross_entropy_scale_entry,
-      batch_norm_entry,         batch_norm_backward_entry,    embedding_entry,
-      embedding_backward_entry, make_large_results_by,        take_block,
-      give_back_block};
+  static const Entries entries{cross_entropy_entry,
+                               cross_entropy_backward_entry,
+                               cross_entropy_second_gradients_entry,
+                               cross_entropy_scale_entry,
+                               batch_norm_entry,
+                               batch_norm_backward_entry,
+                               embedding_entry,
+                               embedding_backward_entry,
+                               make_large_results_by,
+                               take_block,
+                               give_back_block};
   module.attr("_entries") = pybind11::capsule(&entries, "makemore_ext._C._entries");
   module.def("set_cache_limit",
              [](std::optional<std::size_t> limit) { memory::block_cache().set_limit(limit); });

@@ -57,8 +57,7 @@ Tensor call_backward(const Tensor& grad_loss, const Tensor& grad_lse, const Tens
 
 // The tensor alone, not what saved it.
 Tensor take(SavedVariable& saved) {
-  const SavedVariable taken = std::exchange(saved, SavedVariable());
-  return taken.unpack();
+  return std::exchange(saved, SavedVariable()).unpack();
 }
 
 // `gradient` times `factor`, in its own memory where nobody else holds that. Ignored rows, which
@@ -133,20 +132,18 @@ struct CrossEntropyBackward : NodeOf<CrossEntropyBackward> {
     if (!grad_loss.defined()) {
       grad_loss = options.reduced() ? at::zeros({}, grad_lse.options()) : at::zeros_like(grad_lse);
     }
-    variable_list result(3);
+    Tensor grad_input;
     if (needs_gradient(0)) {
-      result[0] = of_input(grad_loss, grad_lse, input_, target_, weight_, statistics_);
+      grad_input = of_input(grad_loss, grad_lse, input_, target_, weight_, statistics_);
     }
+    variable_list others(2);
     if (needs_others) {
       const bool is_plain = is_plain_backward(grad_loss, input_, target_, weight_);
-      const variable_list others =
-          call_formula(kFormulas, "gradients_of_target",
-                       {grad_loss, input_, target_, weight_, is_plain ? statistics_ : Tensor()},
-                       as_tuple(options));
-      result[1] = others[0];
-      result[2] = others[1];
+      const Tensor known = is_plain ? statistics_ : Tensor();
+      others = call_formula(kFormulas, "gradients_of_target",
+                            {grad_loss, input_, target_, weight_, known}, as_tuple(options));
     }
-    return result;
+    return {grad_input, others[0], others[1]};
   }
 
  private:
@@ -212,9 +209,17 @@ struct CrossEntropyBackwardBackward : NodeOf<CrossEntropyBackwardBackward> {
     if (!grads[0].defined()) {
       return variable_list(5);
     }
+    const Tensor grad_loss_ = grad_loss.unpack(), grad_lse_ = grad_lse.unpack();
+    const Tensor input_ = input.unpack(), target_ = target.unpack(), weight_ = weight.unpack();
+    if (is_plain_backward(grads[0], grad_loss_, grad_lse_, input_, target_, weight_) &&
+        input_.is_cpu() && input_.numel() > 0 && !needs_gradient(3) && !needs_gradient(4)) {
+      const auto found = entries().cross_entropy_second_gradients(
+          to_handle(grads[0]), to_handle(grad_loss_), to_handle(grad_lse_), to_handle(input_),
+          to_handle(target_), to_handle(weight_), options);
+      return {from_handle(found[0]), from_handle(found[1]), from_handle(found[2]), {}, {}};
+    }
     return call_formula(kFormulas, "second_gradients",
-                        {grads[0], grad_loss.unpack(), grad_lse.unpack(), input.unpack(),
-                         target.unpack(), weight.unpack()},
+                        {grads[0], grad_loss_, grad_lse_, input_, target_, weight_},
                         as_tuple(options));
   }
 };

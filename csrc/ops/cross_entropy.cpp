@@ -93,9 +93,8 @@ std::tuple<Tensor, Tensor> cross_entropy_forward_with_gradient(
   return {forward(problem, input, options, false).loss, *problem.gradient()};
 }
 
-void backward(const Problem& problem, const Tensor& grad_output, const OptionalTensor& grad_lse,
-              const Tensor& input, const Tensor& statistics, const Tensor& total_weight,
-              const Options& options) {
+void check_upstream(const Tensor& grad_output, const OptionalTensor& grad_lse, const Tensor& input,
+                    const Options& options) {
   const std::vector<int64_t> sizes = row_sizes(input, {});
   check_sizes(grad_output, options.reduced() ? std::vector<int64_t>{} : sizes, "grad_output");
   check_dtype(grad_output, compute_dtype(input), "grad_output");
@@ -105,6 +104,12 @@ void backward(const Problem& problem, const Tensor& grad_output, const OptionalT
     check_dtype(*grad_lse, compute_dtype(input), "grad_lse");
     check_device(*grad_lse, input, "grad_lse");
   }
+}
+
+void backward(const Problem& problem, const Tensor& grad_output, const OptionalTensor& grad_lse,
+              const Tensor& input, const Tensor& statistics, const Tensor& total_weight,
+              const Options& options) {
+  check_upstream(grad_output, grad_lse, input, options);
   check_sizes(statistics, row_sizes(input, {3}), "statistics");
   check_dtype(statistics, ScalarType::Double, "statistics");
   check_device(statistics, input, "statistics");
@@ -261,6 +266,35 @@ Handle cross_entropy_backward_entry(Handle grad_output, Handle grad_lse, Handle 
   backward(problem, convert(Tensor(grad_output), compute_dtype(logits)), take_handle(grad_lse),
            logits, Tensor(statistics), Tensor(total_weight), options);
   return in_place ? nullptr : give_handle(problem.gradient());
+}
+
+std::array<Handle, 3> cross_entropy_second_gradients_entry(Handle grad_grad_input,
+                                                           Handle grad_output, Handle grad_lse,
+                                                           Handle input, Handle target,
+                                                           Handle weight,
+                                                           const CrossEntropyOptions& options) {
+  const Tensor logits(input);
+  const Problem problem(logits, Tensor(target), take_handle(weight), options, GradientMemory::fresh,
+                        Tensor(grad_grad_input));
+  const Tensor dense_grad_output = make_contiguous(Tensor(grad_output));
+  const OptionalTensor dense_grad_lse = make_contiguous(take_handle(grad_lse));
+  check_upstream(dense_grad_output, dense_grad_lse, logits, options);
+  const Tensor for_output = allocate_like(dense_grad_output);
+  const OptionalTensor for_lse =
+      dense_grad_lse ? OptionalTensor(allocate_like(*dense_grad_lse)) : std::nullopt;
+  with_floating_type(logits.scalar_type(), "input", [&](auto zero) {
+    using T = decltype(zero);
+    using C = Compute<T>;
+    const int64_t stride = options.reduced() ? 0 : 1;
+    cpu::kernels<cpu::CrossEntropyKernels<T>>().second_gradients(
+        problem.arguments<T>(), {problem.grad_grad_input_view<T>(),
+                                 {const_data<C>(dense_grad_output), stride},
+                                 {const_data<C>(dense_grad_lse), 1},
+                                 {mutable_data<C>(for_output), stride},
+                                 {mutable_data<C>(for_lse), 1},
+                                 problem.gradient_view<T>()});
+  });
+  return {give_handle(for_output), give_handle(for_lse), give_handle(problem.gradient())};
 }
 
 void cross_entropy_scale_entry(Handle gradient, Handle factor, Handle target,

@@ -51,18 +51,24 @@ inline void check(const Tensor& input, const Tensor& target, const OptionalTenso
 }
 
 // The tensors of one call as the kernels take them: indices and weight contiguous, logits and
-// probabilities as they are, unless they have too many dimensions to walk.
+// probabilities as they are, unless they have too many dimensions to walk. So is grad_grad_input,
+// where second gradients are asked for.
 class CrossEntropyProblem {
  public:
   enum class GradientMemory { none, fresh, logits };
 
   CrossEntropyProblem(const Tensor& input, const Tensor& target, const OptionalTensor& weight,
-                      const CrossEntropyOptions& options, GradientMemory memory)
+                      const CrossEntropyOptions& options, GradientMemory memory,
+                      const OptionalTensor& grad_grad_input = std::nullopt)
       : input_(input),
         target_(is_probabilities(target) ? target : make_contiguous(target)),
+        grad_grad_input_(grad_grad_input),
         options_(options),
         memory_(memory) {
     check(input, target, weight, options);
+    if (grad_grad_input_) {
+      check_like(*grad_grad_input_, input, "grad_grad_input");
+    }
     weight_ = convert(weight, compute_dtype(input));
     if (memory != GradientMemory::none) {
       gradient_ = memory == GradientMemory::logits ? input : allocate_like(input);
@@ -74,6 +80,7 @@ class CrossEntropyProblem {
                       rows_.shape().dimensions);
       input_ = torch::stable::contiguous(input);
       target_ = torch::stable::contiguous(target);
+      grad_grad_input_ = make_contiguous(grad_grad_input_);
       if (gradient_) {
         gradient_ = allocate_like(input_);
       }
@@ -105,6 +112,11 @@ class CrossEntropyProblem {
   }
 
   template <typename T>
+  RowView<const T> grad_grad_input_view() const {
+    return rows_.view(*grad_grad_input_, const_data<T>(*grad_grad_input_));
+  }
+
+  template <typename T>
   RowView<T> gradient_view() const {
     return gradient_ ? rows_.view(*gradient_, mutable_data<T>(*gradient_)) : RowView<T>{};
   }
@@ -115,14 +127,17 @@ class CrossEntropyProblem {
     if (is_probabilities(target_)) {
       result.push_back(&target_);
     }
-    if (gradient_) {
-      result.push_back(&*gradient_);
+    for (const OptionalTensor* tensor : {&grad_grad_input_, &gradient_}) {
+      if (*tensor) {
+        result.push_back(&**tensor);
+      }
     }
     return result;
   }
 
   Tensor input_;
   Tensor target_;
+  OptionalTensor grad_grad_input_;
   OptionalTensor weight_;
   OptionalTensor gradient_;
   CrossEntropyOptions options_;

@@ -38,6 +38,12 @@ Handle cross_entropy_backward_entry(Handle grad_output, Handle grad_lse, Handle 
                                     Handle target, Handle weight, Handle statistics,
                                     Handle total_weight, const CrossEntropyOptions& options,
                                     bool in_place);
+// For grad_output, grad_lse and input; on the CPU, where there are elements.
+std::array<Handle, 3> cross_entropy_second_gradients_entry(Handle grad_grad_input,
+                                                           Handle grad_output, Handle grad_lse,
+                                                           Handle input, Handle target,
+                                                           Handle weight,
+                                                           const CrossEntropyOptions& options);
 void cross_entropy_scale_entry(Handle gradient, Handle factor, Handle target, int64_t ignore_index);
 
 struct BatchNormOptions {
@@ -74,6 +80,7 @@ void give_back_block(void* block);
 struct Entries {
   decltype(&cross_entropy_entry) cross_entropy;
   decltype(&cross_entropy_backward_entry) cross_entropy_backward;
+  decltype(&cross_entropy_second_gradients_entry) cross_entropy_second_gradients;
   decltype(&cross_entropy_scale_entry) cross_entropy_scale;
   decltype(&batch_norm_entry) batch_norm;
   decltype(&batch_norm_backward_entry) batch_norm_backward;

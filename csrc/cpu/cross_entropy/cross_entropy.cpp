@@ -14,6 +14,12 @@
 // In the names of makemore_ext.reference max is logit_maxes, x - max norm_logits, exp(x - max)
 // counts, their sum counts_sum and dx dlogits. plain.h has the same for one row, without vectors.
 //
+// With y the gradient of dx and mean = sum_c p_c y_c, the gradients of x_c, u and g are
+//
+//   p_c ((u A + 2 u z lse + g) (y_c - mean) + 2 u z mean)
+//   (A + 2 z lse) mean - sum_c v_c y_c
+//   mean
+//
 // Where targets are indices t, v splits in (1 - s) w_t at the target, which is added last and in
 // double, and s/C w_c everywhere.
 //
@@ -38,6 +44,7 @@
 #include "columns.h"
 #include "kernels.h"
 #include "rows.h"
+#include "second_gradients.h"
 
 namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY {
 
@@ -80,37 +87,47 @@ double check_targets(const CrossEntropyArguments<T>& arguments) {
                                           : check(arguments.target.narrow);
 }
 
+// Calls body(kind) for the kind of target.
+template <typename T, typename Body>
+void with_target_kind(const CrossEntropyArguments<T>& arguments, const Body& body) {
+  if (arguments.has_probabilities) {
+    body(std::integral_constant<TargetKind, TargetKind::probabilities>{});
+  } else if (arguments.label_smoothing > 0) {
+    body(std::integral_constant<TargetKind, TargetKind::smoothed_index>{});
+  } else {
+    body(std::integral_constant<TargetKind, TargetKind::index>{});
+  }
+}
+
+// Whether there is a row in each lane of a vector, see columns.h.
+template <typename T>
+bool in_columns(const CrossEntropyArguments<T>& arguments, const RowView<T>& gradient) {
+  const RowShape& shape = arguments.shape;
+  const auto side_by_side = [&](const auto& view) {
+    return view.data == nullptr || view.inner_stride(shape) == 1;
+  };
+  return shape.inner() >= kLanes<T> &&
+         (shape.classes <= kMostGatheredClasses ||
+          (arguments.logits.class_stride != 1 && side_by_side(arguments.logits) &&
+           side_by_side(gradient) && side_by_side(arguments.probabilities)));
+}
+
 // Calls body(blocks, targets, make_worker) for the layout of these views and the kind of target.
 // `after_reduce`: see RowWorker.
 template <typename T, typename Body>
 void with_layout(const CrossEntropyArguments<T>& arguments, const RowView<T>& gradient,
                  bool after_reduce, const Body& body) {
-  const RowShape& shape = arguments.shape;
-  const auto side_by_side = [&](const auto& view) {
-    return view.data == nullptr || view.inner_stride(shape) == 1;
-  };
-  const bool columns = shape.inner() >= kLanes<T> &&
-                       (shape.classes <= kMostGatheredClasses ||
-                        (arguments.logits.class_stride != 1 && side_by_side(arguments.logits) &&
-                         side_by_side(gradient) && side_by_side(arguments.probabilities)));
-  const auto with_target = [&](auto kind) {
+  with_target_kind(arguments, [&](auto kind) {
     constexpr TargetKind kKind = decltype(kind)::value;
     const BlockTargets<T, kKind> targets(arguments);
-    if (columns) {
+    if (in_columns(arguments, gradient)) {
       body(ColumnBlocks::of(arguments), targets,
            [&] { return ColumnWorker<T, kKind>(arguments, gradient, after_reduce); });
     } else {
       body(RowBlocks::of(arguments), targets,
            [&] { return RowWorker<T, kKind>(arguments, gradient, after_reduce); });
     }
-  };
-  if (arguments.has_probabilities) {
-    with_target(std::integral_constant<TargetKind, TargetKind::probabilities>{});
-  } else if (arguments.label_smoothing > 0) {
-    with_target(std::integral_constant<TargetKind, TargetKind::smoothed_index>{});
-  } else {
-    with_target(std::integral_constant<TargetKind, TargetKind::index>{});
-  }
+  });
 }
 
 // Calls body(piece, worker, block, state) for every block of rows. A piece is a run of blocks, each
@@ -129,6 +146,29 @@ void for_each_block(const RowShape& shape, const Blocks& blocks, const MakeWorke
                    }
                  });
 }
+
+// In the order of the pieces, whichever thread had them.
+class SumOfPieces {
+ public:
+  template <typename Blocks>
+  explicit SumOfPieces(const Blocks& blocks)
+      : pieces_((blocks.count() + blocks.blocks_per_piece - 1) / blocks.blocks_per_piece),
+        sums_(pieces_) {
+    std::fill(sums_.data(), sums_.data() + pieces_, 0.0);
+  }
+  void add(int64_t piece, double term) const { sums_.data()[piece] += term; }
+  double total() const {
+    double result = 0;
+    for (int64_t piece = 0; piece < pieces_; ++piece) {
+      result += sums_.data()[piece];
+    }
+    return result;
+  }
+
+ private:
+  int64_t pieces_;
+  Scratch<double> sums_;
+};
 
 // One value of each row of a block.
 template <typename From, typename To>
@@ -149,17 +189,14 @@ void cross_entropy_forward(const CrossEntropyArguments<T>& arguments, Compute<T>
 
   with_layout(arguments, gradient, true,
               [&](const auto& blocks, const auto& targets, const auto& make_worker) {
-                const int64_t pieces =
-                    (blocks.count() + blocks.blocks_per_piece - 1) / blocks.blocks_per_piece;
-                Scratch<double> piece_loss(pieces);
-                std::fill(piece_loss.data(), piece_loss.data() + pieces, 0.0);
+                const SumOfPieces sum(blocks);
                 for_each_block<T>(
                     shape, blocks, make_worker,
                     [&](int64_t piece, auto& worker, RowBlock block, BlockState<T>& state) {
                       worker.reduce(block, state);
                       targets.read(worker, block, state);
                       double losses[kBlockRows];
-                      piece_loss.data()[piece] += targets.losses(block, state, losses);
+                      sum.add(piece, targets.losses(block, state, losses));
                       if (!reduced) {
                         copy_rows(block, losses, loss + block.begin);
                       }
@@ -178,11 +215,7 @@ void cross_entropy_forward(const CrossEntropyArguments<T>& arguments, Compute<T>
                       }
                     });
                 if (reduced) {
-                  double sum = 0;
-                  for (int64_t piece = 0; piece < pieces; ++piece) {
-                    sum += piece_loss.data()[piece];
-                  }
-                  *loss = static_cast<Compute<T>>(sum / divisor);
+                  *loss = static_cast<Compute<T>>(sum.total() / divisor);
                 }
               });
 }
@@ -217,22 +250,53 @@ void cross_entropy_backward(const CrossEntropyArguments<T>& arguments,
               });
 }
 
+template <typename T>
+void cross_entropy_second_gradients(const CrossEntropyArguments<T>& arguments,
+                                    const CrossEntropySecond<T>& second) {
+  const double total_weight = check_targets(arguments);
+  const double divisor = arguments.reduction == Reduction::mean ? mean_divisor(total_weight) : 1.0;
+  const bool columns = in_columns(arguments, second.for_input);
+  with_target_kind(arguments, [&](auto kind) {
+    const auto run = [&](const auto& blocks) {
+      const SumOfPieces sum(blocks);
+      for_each_piece(blocks.count(), blocks.blocks_per_piece,
+                     arguments.shape.rows * arguments.shape.classes,
+                     [&](int64_t piece, int64_t begin, int64_t end) {
+                       const SecondGradients<T, decltype(kind)::value> worker(
+                           arguments, second, divisor, blocks.rows_per_block, columns);
+                       SecondState<T> state;
+                       for (int64_t i = begin; i < end; ++i) {
+                         sum.add(piece, worker.block(blocks[i], state));
+                       }
+                     });
+      if (arguments.reduction != Reduction::none) {
+        second.for_loss[0] = static_cast<Compute<T>>(sum.total() / divisor);
+      }
+    };
+    columns ? run(ColumnBlocks::of(arguments)) : run(RowBlocks::of(arguments));
+  });
+}
+
 template <>
 CrossEntropyKernels<Half> table() {
-  return CrossEntropyKernels<Half>{cross_entropy_forward<Half>, cross_entropy_backward<Half>};
+  return CrossEntropyKernels<Half>{cross_entropy_forward<Half>, cross_entropy_backward<Half>,
+                                   cross_entropy_second_gradients<Half>};
 }
 template <>
 CrossEntropyKernels<BFloat16> table() {
   return CrossEntropyKernels<BFloat16>{cross_entropy_forward<BFloat16>,
-                                       cross_entropy_backward<BFloat16>};
+                                       cross_entropy_backward<BFloat16>,
+                                       cross_entropy_second_gradients<BFloat16>};
 }
 template <>
 CrossEntropyKernels<float> table() {
-  return CrossEntropyKernels<float>{cross_entropy_forward<float>, cross_entropy_backward<float>};
+  return CrossEntropyKernels<float>{cross_entropy_forward<float>, cross_entropy_backward<float>,
+                                    cross_entropy_second_gradients<float>};
 }
 template <>
 CrossEntropyKernels<double> table() {
-  return CrossEntropyKernels<double>{cross_entropy_forward<double>, cross_entropy_backward<double>};
+  return CrossEntropyKernels<double>{cross_entropy_forward<double>, cross_entropy_backward<double>,
+                                     cross_entropy_second_gradients<double>};
 }
 
 }  // namespace makemore_ext::cpu::MAKEMORE_EXT_CAPABILITY

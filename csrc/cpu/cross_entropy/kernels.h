@@ -8,6 +8,17 @@
 
 namespace makemore_ext::cpu {
 
+// The gradients of grad_loss, grad_lse and the logits, from that of the gradient.
+template <typename T>
+struct CrossEntropySecond {
+  RowView<const T> grad_grad_input;
+  Vector<const Compute<T>> grad_loss;  // with stride 0 where the loss was reduced
+  Vector<const Compute<T>> grad_lse;   // or without data
+  Vector<Compute<T>> for_loss;         // as grad_loss
+  Vector<Compute<T>> for_lse;          // as grad_lse
+  RowView<T> for_input;
+};
+
 template <typename T>
 struct CrossEntropyKernels {
   // loss: [rows] for Reduction::none, else one value. statistics: max, sum of exp(x - max) and A of
@@ -21,6 +32,7 @@ struct CrossEntropyKernels {
   void (&backward)(const CrossEntropyArguments<T>&, Vector<const Compute<T>> grad_output,
                    Vector<const Compute<T>> grad_lse, const double* statistics, double total_weight,
                    RowView<T> gradient);
+  void (&second_gradients)(const CrossEntropyArguments<T>&, const CrossEntropySecond<T>&);
 };
 
 }  // namespace makemore_ext::cpu

@@ -90,3 +90,14 @@ def loss_and_gradient(
     input = input.detach().requires_grad_()
     loss = function(input, target, **options)
     return loss.detach(), torch.autograd.grad(loss, input, upstream(loss))[0]
+
+
+def second_gradients(
+    function: Callable[..., Any], input: Tensor, target: Tensor, direction: Tensor, **options: Any
+) -> tuple[Tensor, ...]:
+    """From `direction`, the gradient of the gradient: those of the upstream one and of input."""
+    input = input.detach().requires_grad_()
+    loss = function(input, target, **options)
+    grad_loss = upstream(loss).requires_grad_()
+    (gradient,) = torch.autograd.grad(loss, input, grad_loss, create_graph=True)
+    return torch.autograd.grad(gradient, (grad_loss, input), direction)

@@ -15,9 +15,10 @@ from cross_entropy_cases import (
     indices,
     logits,
     loss_and_gradient,
+    second_gradients,
     with_weight,
 )
-from support import assert_few_roundings, mean_error
+from support import assert_few_roundings, mean_error, upstream
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,33 +32,47 @@ import makemore_ext as mx
 #   gradient = u A p - u v: in p the exponential 2.2, the sum 4.2, the factor 1, the product 1, and
 #     between the maxima of chunks 3; in u v the share 4, the factor 1, the product 1
 #
+#   mean of y = sum p y: in p, about the mean, the exponential 2.2 and their sum 2.2
+#   second gradient of the logits = p u A (y - mean), of the loss = sum v (mean - y): in p 4.4, the
+#     share 4, the factor 1, the difference 2 and the products 2
+#
 # Sums over classes and rows are kept in double, as is the gradient at a target's index. x - max is
 # exact where logits are multiples of 1/64.
-LOSS_ROUNDINGS, GRADIENT_ROUNDINGS = 8.2, 17.4
+LOSS_ROUNDINGS, GRADIENT_ROUNDINGS, SECOND_ROUNDINGS = 8.2, 17.4, 13.4
 
 
 def on_grid(logits):
     return (logits * 64).round() / 64
 
 
-def shares(
+def upstream_and_shares(
     input, target, reduction="mean", weight=None, ignore_index=-100, label_smoothing=0.0
-) -> Tensor:
-    """What u v of the gradient may be, with the largest weight and what loss_and_gradient gives."""
-    class_dim = min(1, input.dim() - 1)
-    classes, is_index = input.shape[class_dim], not target.is_floating_point()
-    if is_index and label_smoothing == 0:
-        # p - 1 at the target errs with what the sum has of the others, as much as it is.
-        return torch.zeros(())
+) -> tuple[Tensor, Tensor]:
+    """u of each row and v of each class, with what loss_and_gradient gives."""
+    dim = min(1, input.dim() - 1)
+    classes = input.shape[dim]
     weight = torch.ones(classes) if weight is None else weight
-    largest = weight.max() * (2 if reduction == "none" else 0.5)
-    if reduction == "mean" and is_index:
-        largest /= weight[target[target != ignore_index]].sum().clamp(min=1e-9)
-    elif reduction == "mean":
-        largest *= classes / target.numel()
-    if is_index:
-        target = torch.zeros_like(input).scatter(class_dim, target.unsqueeze(class_dim), 1.0)
-    return largest * (target * (1 - label_smoothing) + label_smoothing / classes)
+    if target.is_floating_point():
+        valid, divisor = torch.tensor(True), target.numel() / classes
+    else:
+        index = target.unsqueeze(dim)
+        valid = index != ignore_index
+        divisor = weight.double()[index][valid].sum()
+        target = torch.zeros_like(input).scatter(dim, index, 1.0)
+    if reduction == "none":
+        grad_loss = upstream(target.select(dim, 0)).unsqueeze(dim)
+    else:
+        grad_loss = torch.tensor(0.5) / (divisor if reduction == "mean" else 1)
+    per_class = weight.double().view(-1, *[1] * (input.dim() - dim - 1))
+    return (
+        torch.where(valid, grad_loss, 0),
+        per_class * (target * (1 - label_smoothing) + label_smoothing / classes),
+    )
+
+
+def has_rounded_shares(target, label_smoothing=0.0, **options) -> bool:
+    """Else u v is that of the target alone, where p - 1 errs with the others as much as it is."""
+    return target.is_floating_point() or label_smoothing > 0
 
 
 def check_roundings(input, target, **options):
@@ -66,8 +81,45 @@ def check_roundings(input, target, **options):
     true_loss, true_gradient = loss_and_gradient(F.cross_entropy, **exact)
     assert (loss.dtype, loss.shape) == (input.dtype, true_loss.shape)
     assert_few_roundings(loss, true_loss, true_loss.abs(), LOSS_ROUNDINGS)
-    terms = true_gradient.abs() + shares(**exact)  # u A p is the gradient and u v
+    grad_loss, share = upstream_and_shares(**exact)
+    terms = true_gradient.abs()  # u A p is the gradient and u v
+    if has_rounded_shares(target, **options):
+        terms = terms + grad_loss * share
     assert_few_roundings(gradient, true_gradient, terms, GRADIENT_ROUNDINGS)
+
+
+def check_second_roundings(input, target, **options):
+    """Which are relative to y - mean, however little that is beside y."""
+    y = logits(input.shape, input.dtype, seed=3)
+    exact = {"input": input.double(), **doubled({"target": target, **options})}
+    for_loss, for_input = second_gradients(mx.cross_entropy, input, target, y, **options)
+    truth = second_gradients(F.cross_entropy, direction=y.double(), **exact)
+
+    def over_classes(terms):
+        return terms.sum(min(1, input.dim() - 1), keepdim=True)
+
+    y, softmax = y.double(), exact["input"].softmax(min(1, input.dim() - 1))
+    mean = over_classes(softmax * y)
+    distance = over_classes(softmax * (y - mean).abs())
+    grad_loss, share = upstream_and_shares(**exact)
+    mass = over_classes(share)
+    terms = grad_loss * mass * softmax * ((y - mean).abs() + distance)
+    assert_few_roundings(for_input, truth[1], terms, SECOND_ROUNDINGS)
+    rows = mass * distance
+    if has_rounded_shares(target, **options):
+        rows = rows + over_classes(share * y.abs()) + mass * mean.abs()
+    if options.get("reduction") == "none":
+        terms = torch.where(grad_loss == 0, 0, rows).view_as(for_loss)
+    else:
+        terms = (rows * grad_loss).sum() / 0.5
+    assert_few_roundings(for_loss, truth[0], terms, SECOND_ROUNDINGS)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:3])
+@pytest.mark.parametrize(("make_target", "options", "shape"), CASES)
+def test_error_of_second_gradients_is_that_of_a_few_roundings(make_target, options, shape, dtype):
+    input, target = on_grid(logits(shape, dtype)), make_target(shape, dtype)
+    check_second_roundings(input, target, **with_weight(options, shape, dtype))
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:3])
@@ -96,6 +148,7 @@ def test_confident_rows_keep_their_digits(logit, others, dtype, classes, layout)
     input[:, classes // 2] = logit
     target = torch.full((shape[0], *shape[2:]), classes // 2)
     check_roundings(input, target)
+    check_second_roundings(input, target)
 
 
 LONG = {
@@ -131,14 +184,17 @@ def test_no_further_from_the_truth_than_torch(make_target, options, dtype):
     In float32 torch errs half as much again or more. In a narrow type both round the exact result
     nearly always, and the margin is for the ties that they round differently.
     """
-    ours, theirs = torch.zeros(2), torch.zeros(2)
+    ours, theirs = torch.zeros(4), torch.zeros(4)
     for shape, seed in product(SHAPES, range(20)):
         input, target = logits(shape, dtype, 2 * seed), make_target(shape, dtype, 2 * seed + 1)
         chosen = with_weight(options, shape, dtype)
         exact = doubled({"target": target, **chosen})
+        y = logits(shape, dtype, 2 * seed + 100)
         truths = loss_and_gradient(F.cross_entropy, input.double(), **exact)
+        truths += second_gradients(F.cross_entropy, input.double(), direction=y.double(), **exact)
         for total, function in ((ours, mx.cross_entropy), (theirs, F.cross_entropy)):
             results = loss_and_gradient(function, input, target, **chosen)
+            results += second_gradients(function, input, target, y, **chosen)
             total += torch.tensor(list(map(mean_error, results, truths)))
     assert (ours <= 1.05 * theirs).all()
 

@@ -103,6 +103,25 @@ def test_double_backward_as_torch(kind, reduction):
     torch.testing.assert_close(*results)
 
 
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["input", "direction", "upstream"])
+@pytest.mark.parametrize("options", ["mean", "ignore", "smoothing", "z-loss"])
+@pytest.mark.parametrize("shape", [(6, 5), (2, 3, 40)], ids=str)
+def test_second_gradients_of_special_values_as_the_formulas(shape, options, place, value):
+    """Kernels and formulas have the same, where each gives a call what the other did not take."""
+    given = [logits(shape, torch.float32, seed) for seed in (0, 3)]
+    given.append(torch.tensor(0.5))
+    given[place].view(-1)[:1] = value
+    input, direction, grad_loss = given
+    target = indices(shape)
+    function = partial(mx.cross_entropy, target=target, **OPTIONS[options])
+    tensors = [input.requires_grad_(), grad_loss.requires_grad_()]
+    (gradient,) = torch.autograd.grad(function(input), *tensors, create_graph=True)
+    of_kernel = torch.autograd.grad(gradient, tensors, direction, retain_graph=True)
+    of_formula = torch.autograd.grad(gradient, tensors, direction, create_graph=True)
+    torch.testing.assert_close(of_kernel, of_formula, equal_nan=True)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])

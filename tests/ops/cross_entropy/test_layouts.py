@@ -12,6 +12,7 @@ from cross_entropy_cases import (
     logits,
     loss_and_gradient,
     probabilities,
+    second_gradients,
     with_weight,
 )
 from hypothesis import given, settings
@@ -37,10 +38,14 @@ OPTIONS = {
 
 def check_against_torch(input: Tensor, target: Tensor, **options):
     """Values of torch in float64, from a contiguous copy."""
+    direction = torch.empty_like(input).copy_(logits(input.shape, input.dtype, seed=3))
     ours = loss_and_gradient(mx.cross_entropy, input, target, **options)
+    ours += second_gradients(mx.cross_entropy, input, target, direction, **options)
     target = target.contiguous() if target.is_floating_point() else target.long()
     exact = doubled({"target": target, **options})
-    truth = loss_and_gradient(F.cross_entropy, input.double().contiguous(), **exact)
+    input = input.double().contiguous()
+    truth = loss_and_gradient(F.cross_entropy, input, **exact)
+    truth += second_gradients(F.cross_entropy, input, direction=direction.double(), **exact)
     for actual, expected in zip(ours, truth, strict=True):
         assert actual.shape == expected.shape
         torch.testing.assert_close(actual, expected.to(actual.dtype))
@@ -172,6 +177,21 @@ def test_layouts_of_the_upstream_gradient(layout, grad):
         for function in (mx.cross_entropy, F.cross_entropy)
     )
     torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("direction_layout", ND_LAYOUTS.values(), ids=ND_LAYOUTS)
+@pytest.mark.parametrize("layout", ["contiguous", "channels last", "permuted"])
+@pytest.mark.parametrize("shape", [(40, 33), (2, 21, 6, 17), (2, 3, 6, 17)], ids=str)
+def test_layouts_of_the_gradient_of_the_gradient(shape, layout, direction_layout, dtype):
+    input, direction = (ND_LAYOUTS[layout](logits(shape, dtype)), logits(shape, dtype, seed=3))
+    arguments = {"target": indices(shape), "label_smoothing": 0.1}
+    direction = direction_layout(direction)
+    ours = second_gradients(mx.cross_entropy, input, direction=direction, **arguments)
+    input, direction = input.double(), direction.double().contiguous()
+    truth = second_gradients(F.cross_entropy, input, direction=direction, **arguments)
+    for actual, expected in zip(ours, truth, strict=True):
+        torch.testing.assert_close(actual, expected.to(dtype))
 
 
 def test_sum_of_unreduced_losses():
