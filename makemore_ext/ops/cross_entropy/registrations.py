@@ -74,18 +74,6 @@ def _fold(tensor: Tensor, dim: int | None, size: int, vector: bool) -> Tensor:
     return batch if vector else batch.flatten(0, 1)
 
 
-def _loop(operator: Any, size: int, in_dims: tuple, arguments: tuple) -> list[Any]:
-    """Sample by sample, as an operator knows one weight alone."""
-
-    def sample(index: int) -> list[Any]:
-        return [
-            value if dim is None else value.select(dim, index)
-            for value, dim in zip(arguments, in_dims, strict=True)
-        ]
-
-    return [operator(*sample(index)) for index in range(size)]
-
-
 def _any_weight(weights: Tensor, dim: int) -> Tensor:
     """One weight for a batch of none, of which no row has need."""
     return weights.new_ones(weights.movedim(dim, 0).shape[1:])
@@ -111,14 +99,24 @@ def _is_factor(target: Tensor, label_smoothing: float) -> bool:
     return not target.is_floating_point() and label_smoothing == 0
 
 
-def _weighted(
-    input: Tensor, target: Tensor, weights: Tensor, options: Options
-) -> tuple[Tensor, Tensor]:
-    """The losses of rows [B, ...] and their A, for weights [B, C] of the same logits."""
-    t = Terms(input, target, None, options)
-    over_classes = "bc,c->b" if input.dim() == 1 else "bc,nc...->bn..."
-    losses = -torch.einsum(over_classes, weights, t.smoothed * t.log_p)
-    return losses, torch.einsum(over_classes, weights, t.smoothed)
+def _over_classes(weights: Tensor, terms: Tensor, vector: bool, is_shared: bool) -> Tensor:
+    """[B, N, ...], sums of weights [B, C] times terms [B, N, C, ...], or [N, C, ...] of all."""
+    of_sample = "c" if vector else "nc..."
+    rows = "b" if vector else "bn..."
+    return torch.einsum(f"bc,{'' if is_shared else 'b'}{of_sample}->{rows}", weights, terms)
+
+
+def _shares(logits: Tensor, target: Tensor, weights: Tensor, options: Options) -> Tensor:
+    """Those of weights [B, C], v [B, N, C, ...]. As target probabilities they need no weight."""
+    dtype, dim = compute_dtype(logits), 1 if logits.dim() == 2 else 2
+    per_class = [1] * logits.dim()
+    per_class[0], per_class[dim] = weights.shape
+    if not target.is_floating_point():
+        classes = torch.arange(weights.shape[1], device=target.device)
+        target = classes.view(1, *per_class[1:]) == target.unsqueeze(dim)
+    smoothed = target.to(dtype) * (1 - options.label_smoothing)
+    smoothed += options.label_smoothing / weights.shape[1]
+    return weights.view(per_class).to(dtype) * smoothed
 
 
 def _mean_divisor(total: Tensor) -> Tensor:
@@ -142,39 +140,29 @@ def _(
     operator = torch.ops.makemore_ext.cross_entropy_forward.default
     options = Options(reduction, ignore_index, label_smoothing, lse_square_scale)
     size, weights = info.batch_size, None
-    is_shared = in_dims[0] is None and in_dims[1] is None  # each row is needed once
     of_operator: tuple[Any, ...] = (*options[1:], return_lse)
     if weight is not None and in_dims[2] is not None:
         if size == 0:
             weight = _any_weight(weight, in_dims[2])
-        elif is_shared or _is_factor(target, label_smoothing):
+        else:
             weights, weight = weight.movedim(in_dims[2], 0).double(), None
             of_operator = (ignore_index, 0.0, 0.0, return_lse or lse_square_scale != 0)
-        else:
-            arguments = (input, target, weight, reduction, *of_operator)
-            samples = _loop(operator, size, (*in_dims[:3], *[None] * 5), arguments)
-            *columns, lses = zip(*samples, strict=True)
-            stacked = [torch.stack(column) for column in columns]
-            if return_lse:
-                return (*stacked, torch.stack(lses)), (0, 0, 0, 0)
-            return (*stacked, lses[0]), (0, 0, 0, None)
 
     logits = batch_first(input, in_dims[0], size)
     vector = logits.dim() == 2
     rows = [size, *_row_shape(logits.shape[1:])]
     count = math.prod(rows[1:])
-    if weights is not None and is_shared:
-        losses, statistics, _, lse = operator(input, target, None, NONE, *of_operator)
+    # With a weight of each sample alone, each row is needed once.
+    is_shared = weights is not None and in_dims[0] is None and in_dims[1] is None
+    x, t = input, target
+    if not is_shared:
+        x = _fold(input, in_dims[0], size, vector)
+        t = _fold(target, in_dims[1], size, vector)
+    losses, statistics, _, lse = operator(x, t, weight, NONE, *of_operator)
+    if is_shared:
         losses, statistics = losses.expand(rows), statistics.unsqueeze(1).expand(3, *rows)
         lse = lse.expand(rows) if of_operator[-1] else lse
     else:
-        losses, statistics, _, lse = operator(
-            _fold(input, in_dims[0], size, vector),
-            _fold(target, in_dims[1], size, vector),
-            weight,
-            NONE,
-            *of_operator,
-        )
         losses, statistics = losses.reshape(rows), statistics.reshape(3, *rows)
         lse = lse.reshape(rows) if of_operator[-1] else lse
     if target.is_floating_point():
@@ -192,7 +180,12 @@ def _(
         if _is_factor(target, label_smoothing):
             weighted, mass = factors.view(rows) * losses, factors.view(rows)
         else:
-            weighted, mass = _weighted(input, target, weights, options)
+            terms = Terms(x, t, None, options)
+            shares, log_p = terms.smoothed, terms.smoothed * terms.log_p
+            if not is_shared:
+                shares, log_p = shares.reshape(logits.shape), log_p.reshape(logits.shape)
+            weighted = -_over_classes(weights, log_p, vector, is_shared)
+            mass = _over_classes(weights, shares, vector, is_shared)
         if lse_square_scale != 0:
             weighted = weighted + lse_square_scale * lse.double().square()
         losses = torch.where(valid, weighted, 0).to(losses.dtype)
@@ -209,16 +202,15 @@ def _(info: Any, in_dims: tuple, *arguments: Any) -> tuple[Tensor, int]:
     operator = torch.ops.makemore_ext.cross_entropy_backward.default
     grad_output, grad_lse, input, target, weight, statistics, total, *rest = arguments
     options, size = Options(*rest), info.batch_size
-    has_factors = False
+    weights = None
     if weight is not None and in_dims[4] is not None:
-        if size > 0 and _is_factor(target, options.label_smoothing):
-            has_factors, weight = True, None
-        elif size > 0:
-            return torch.stack(_loop(operator, size, in_dims, arguments)), 0
-        else:
+        if size == 0:
             weight = _any_weight(weight, in_dims[4])
+        else:
+            weights, weight = weight.movedim(in_dims[4], 0), None
+    has_factors = weights is not None and _is_factor(target, options.label_smoothing)
 
-    logits = batch_first(input, in_dims[2], size)
+    logits, targets = batch_first(input, in_dims[2], size), batch_first(target, in_dims[3], size)
     vector = logits.dim() == 2
     rows = _row_shape(logits.shape[1:])
     upstream = batch_first(grad_output, in_dims[0], size)
@@ -234,21 +226,27 @@ def _(info: Any, in_dims: tuple, *arguments: Any) -> tuple[Tensor, int]:
     if has_factors:
         max_, sum_exp, factors = moved.expand(3, size, *rows).unbind()
         on_lse = 2 * options.lse_square_scale * upstream * (max_ + sum_exp.log())
-        valid = batch_first(target, in_dims[3], size).long() != options.ignore_index
+        valid = targets.long() != options.ignore_index
         on_lse = torch.where(valid, on_lse, 0).to(grad_output.dtype).reshape(rows_shape)
         lse_upstream = on_lse if lse_upstream is None else lse_upstream + on_lse
         upstream = upstream * factors
         moved = torch.stack([max_, sum_exp, torch.ones_like(factors)])
         options = options._replace(lse_square_scale=0.0)
+    elif weights is not None:
+        if not target.is_floating_point():
+            upstream = torch.where(targets.long() != options.ignore_index, upstream, 0)
+        targets = _shares(logits, targets, weights, options)
+        input = input.to(targets.dtype)
+        options = options._replace(label_smoothing=0.0)
     gradient = operator(
         upstream.to(grad_output.dtype).reshape(rows_shape),
         lse_upstream,
         _fold(input, in_dims[2], size, vector),
-        _fold(target, in_dims[3], size, vector),
+        _fold(targets, 0, size, vector),
         weight,
         moved.expand(3, size, *rows).reshape(3, *rows_shape),
         torch.ones((), dtype=torch.float64, device=input.device),
         NONE,
         *options[1:],
     )
-    return gradient.reshape(logits.shape), 0
+    return gradient.reshape(logits.shape).to(logits.dtype), 0

@@ -132,6 +132,13 @@ WEIGHTED = {
     "z-loss, ignore": {"lse_square_scale": 0.2, "ignore_index": 1},
     "lse": {"return_lse": True},
     "all": {"lse_square_scale": 0.2, "return_lse": True, "ignore_index": 1},
+    "smoothing": {"label_smoothing": 0.3},
+    "smoothing, all": {
+        "label_smoothing": 0.3,
+        "lse_square_scale": 0.2,
+        "return_lse": True,
+        "ignore_index": 1,
+    },
 }
 
 
