@@ -317,11 +317,19 @@ class Columns {
                                const Terms& terms) const {
     const C* const centres = values(block, kSumCentre);
     const bool are_few = pass_.shape().per_channel() < kFewElements;
-    for_each_group<T>(0, columns, [&](auto partial, int64_t column, int64_t count) {
-      add_rows<decltype(partial)::value, T>(rows, column, count, are_few,
-                                            load_values<T>(centres + column),
-                                            {sums.first + column, sums.second + column}, terms);
-    });
+    const int64_t stride = grid_.joined * pass_.input().outer_stride;
+    const bool by_lines = share_places(stride * static_cast<int64_t>(sizeof(T)));
+    for_each_line<T>(
+        0, columns, by_lines, [&](auto partial, auto groups, int64_t column, int64_t count) {
+          constexpr int kGroups = decltype(groups)::value;
+          Group<T> of_groups[kGroups];
+          for (int group = 0; group < kGroups; ++group) {
+            of_groups[group] = load_values<T>(centres + column + group * kGroup<T>);
+          }
+          add_rows<decltype(partial)::value, kGroups>(rows, column, count, are_few, of_groups,
+                                                      {sums.first + column, sums.second + column},
+                                                      terms);
+        });
   }
 
   template <bool streamed, typename Groups>

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <iterator>
 #include <type_traits>
 
 #include "../../arguments.h"
@@ -161,6 +162,7 @@ class Planes {
  private:
   static constexpr int64_t kSamples = 8;
   static constexpr int64_t kShortBytes = 1024;
+  static constexpr int64_t kSums = kLineGroups<T> * kGroup<T>;  // that are taken side by side
 
   const Pass& pass_;
   PlaneGrid grid_;
@@ -193,8 +195,8 @@ class Planes {
     for (int v = 0; v < kGroupVectors<T>; ++v) {
       centre.of[v] = broadcast(pass_.sums().centre[channel]);
     }
-    alignas(64) double first[kGroup<T>] = {};
-    alignas(64) double second[kGroup<T>] = {};
+    alignas(64) double first[kSums] = {};
+    alignas(64) double second[kSums] = {};
     const GroupSums of_lanes{first, second};
     for_each_stretch(piece, [&](int64_t outer, int64_t planes, int64_t begin, int64_t count) {
       if (planes > 1 && inner() * static_cast<int64_t>(sizeof(T)) <= kShortBytes) {
@@ -209,9 +211,9 @@ class Planes {
     sums(channel, piece)[1] = over_lanes(second);
   }
 
-  static double over_lanes(const double (&lanes)[kGroup<T>]) {
+  static double over_lanes(const double (&lanes)[kSums]) {
     Vec<double> sum = load(lanes);
-    for (int64_t i = kLanes<double>; i < kGroup<T>; i += kLanes<double>) {
+    for (int64_t i = kLanes<double>; i < kSums; i += kLanes<double>) {
       sum += load(lanes + i);
     }
     return horizontal_sum<double>(sum);
@@ -222,9 +224,10 @@ class Planes {
                  const GroupSums& sums) const {
     pass_.sum(place, [&](const auto& terms) {
       const int64_t groups = count / kGroup<T>;
-      add_rows<false, T>({0, groups}, 0, kGroup<T>, false, centre, sums, terms);
+      const Group<T> centres[] = {centre};
+      add_rows<false>({0, groups}, 0, kGroup<T>, false, centres, sums, terms);
       if (const int64_t rest = count % kGroup<T>; rest > 0) {
-        add_rows<true, T>({groups, groups + 1}, 0, rest, false, centre, sums, terms);
+        add_rows<true>({groups, groups + 1}, 0, rest, false, centres, sums, terms);
       }
     });
   }
@@ -232,12 +235,17 @@ class Planes {
   // The sums of short planes, where a plane has few groups: in rows of one plane.
   void add_across(const PlanePlace& place, int64_t planes, const Group<T>& centre,
                   const GroupSums& sums) const {
+    const int64_t stride = pass_.input().outer_stride;
+    const bool by_lines = share_places(stride * static_cast<int64_t>(sizeof(T)));
     pass_.sum(place, [&](const auto& terms) {
       for (int64_t plane = 0; plane < planes; plane += kSummedRows) {
         const Range rows{plane, std::min(planes, plane + kSummedRows)};
-        for_each_group<T>(0, inner(), [&](auto partial, int64_t at, int64_t count) {
-          add_rows<decltype(partial)::value, T>(rows, at, count, false, centre, sums, terms);
-        });
+        for_each_line<T>(
+            0, inner(), by_lines, [&](auto partial, auto groups, int64_t at, int64_t count) {
+              Group<T> centres[decltype(groups)::value];
+              std::fill(std::begin(centres), std::end(centres), centre);
+              add_rows<decltype(partial)::value>(rows, at, count, false, centres, sums, terms);
+            });
       }
     });
   }

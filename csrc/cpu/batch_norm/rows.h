@@ -118,41 +118,50 @@ inline constexpr int64_t kTermsBeforeWide = std::is_same_v<T, float> ? 4 : 8;
 inline constexpr int64_t kFewElements = 16;
 
 // The terms of the group of each row at `column`, from terms.at(row, column, ...), are added to its
-// sums. `are_few`: of the channel's elements there are fewer than kFewElements.
-template <bool partial, typename T, typename Terms>
+// sums; so are those of the groups beside it, `groups` in all. `are_few`: of the channel's elements
+// there are fewer than kFewElements.
+template <bool partial, int groups, typename T, typename Terms>
 MAKEMORE_EXT_INLINE void add_rows(Range rows, int64_t column, int64_t count, bool are_few,
-                                  const Group<T>& centre, const GroupSums& sums, Terms terms) {
+                                  const Group<T> (&centres)[groups], const GroupSums& sums,
+                                  Terms terms) {
   using WideVector = Wide<Compute<T>>;
-  WideVector first[kGroupVectors<T>], second[kGroupVectors<T>];
-  for (int v = 0; v < kGroupVectors<T>; ++v) {
+  constexpr int kVectors = kGroupVectors<T>;
+  constexpr int kAll = groups * kVectors;
+  WideVector first[kAll], second[kAll];
+  for (int v = 0; v < kAll; ++v) {
     first[v] = WideVector::load(sums.first + v * kLanes<T>);
     second[v] = WideVector::load(sums.second + v * kLanes<T>);
   }
-  const auto add = [&](const TwoTerms<T>& sum) {
+  const auto add = [&](int group, const TwoTerms<T>& sum) {
     const Group<T> of_first = in_memory_order(sum.first);
     const Group<T> of_second = in_memory_order(sum.second);
-    for (int v = 0; v < kGroupVectors<T>; ++v) {
-      first[v] = first[v] + WideVector::from(of_first.of[v]);
-      second[v] = second[v] + WideVector::from(of_second.of[v]);
+    for (int v = 0; v < kVectors; ++v) {
+      const int i = group * kVectors + v;
+      first[i] = first[i] + WideVector::from(of_first.of[v]);
+      second[i] = second[i] + WideVector::from(of_second.of[v]);
     }
   };
-  const auto term = [&](int64_t row) {
-    return terms.template at<partial>(row, column, count, centre);
+  const auto term = [&](int group, int64_t row) {
+    return terms.template at<partial>(row, column + group * kGroup<T>, count, centres[group]);
   };
   int64_t row = rows.begin;
   for (; !are_few && row + kTermsBeforeWide<T> <= rows.end; row += kTermsBeforeWide<T>) {
-    TwoTerms<T> even = term(row), odd = term(row + 1);
-    for (int64_t i = 2; i < kTermsBeforeWide<T>; i += 2) {
-      even += term(row + i);
-      odd += term(row + i + 1);
+    for (int group = 0; group < groups; ++group) {
+      TwoTerms<T> even = term(group, row), odd = term(group, row + 1);
+      for (int64_t i = 2; i < kTermsBeforeWide<T>; i += 2) {
+        even += term(group, row + i);
+        odd += term(group, row + i + 1);
+      }
+      even += odd;
+      add(group, even);
     }
-    even += odd;
-    add(even);
   }
   for (; row < rows.end; ++row) {
-    add(term(row));
+    for (int group = 0; group < groups; ++group) {
+      add(group, term(group, row));
+    }
   }
-  for (int v = 0; v < kGroupVectors<T>; ++v) {
+  for (int v = 0; v < kAll; ++v) {
     first[v].store(sums.first + v * kLanes<T>);
     second[v].store(sums.second + v * kLanes<T>);
   }

@@ -164,6 +164,33 @@ MAKEMORE_EXT_INLINE void for_each_group(int64_t begin, int64_t end, const Body& 
   }
 }
 
+// Groups that fill a line of the cache, where there are registers for them.
+template <typename T>
+inline constexpr int kLineGroups = std::is_same_v<T, Compute<T>> && kGroupBytes<T> < 64 ? 2 : 1;
+
+// Whether rows that are so far apart share so few places of a first-level cache that a line is gone
+// before all of it is read, unless that is done at once.
+inline bool share_places(int64_t stride_bytes) {
+  return stride_bytes % 2048 == 0;
+}
+
+// Calls body(partial, groups, first element, elements of a group), `groups` as a type: kLineGroups
+// at a time where `by_lines`, at last or else one.
+template <typename T, typename Body>
+MAKEMORE_EXT_INLINE void for_each_line(int64_t begin, int64_t end, bool by_lines,
+                                       const Body& body) {
+  constexpr int kGroups = kLineGroups<T>;
+  int64_t i = begin;
+  if constexpr (kGroups > 1) {
+    for (; by_lines && i + kGroups * kGroup<T> <= end; i += kGroups * kGroup<T>) {
+      body(std::false_type{}, std::integral_constant<int, kGroups>{}, i, kGroup<T>);
+    }
+  }
+  for_each_group<T>(i, end, [&](auto partial, int64_t first, int64_t count) {
+    body(partial, std::integral_constant<int, 1>{}, first, count);
+  });
+}
+
 // The same for [0, count), to be stored at `destination`: with `streamed`, whole groups are aligned
 // for that and the first may be a part of one too. See can_stream().
 template <bool streamed, typename T, typename Body>
