@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from makemore_ext.ops.batching import register_vmap
 from makemore_ext.ops.tensors import compute_dtype
 
 # ---- shapes, for torch.compile and export ----
@@ -96,7 +97,7 @@ def _fold_all(size: int, tensors: tuple, dims: tuple, at: tuple[int, ...]) -> li
     ]
 
 
-@torch.library.register_vmap("makemore_ext::batch_norm_forward")
+@register_vmap("batch_norm_forward")
 def _(info: Any, in_dims: tuple, *arguments: Any) -> tuple[tuple, tuple]:
     shape = info.batch_size, _channels(arguments[0], in_dims[0])
     folded = _fold_all(shape[0], arguments[:5], in_dims[:5], (1, 0, 0, 0, 0))
@@ -104,7 +105,7 @@ def _(info: Any, in_dims: tuple, *arguments: Any) -> tuple[tuple, tuple]:
     return (_unfold(output, *shape, 1), _unfold(statistics, *shape, 1)), (1, 1)
 
 
-@torch.library.register_vmap("makemore_ext::batch_norm_forward_and_update")
+@register_vmap("batch_norm_forward_and_update")
 def _(info: Any, in_dims: tuple, *arguments: Any) -> tuple[tuple, tuple]:
     shape = info.batch_size, _channels(arguments[0], in_dims[0])
     running, running_dims = arguments[3:5], in_dims[3:5]
@@ -123,7 +124,7 @@ def _(info: Any, in_dims: tuple, *arguments: Any) -> tuple[tuple, tuple]:
     return (_unfold(output, *shape, 1), _unfold(statistics, *shape, 1)), (1, 1)
 
 
-@torch.library.register_vmap("makemore_ext::batch_norm_backward")
+@register_vmap("batch_norm_backward")
 def _(info: Any, in_dims: tuple, *arguments: Any) -> tuple[tuple, tuple]:
     shape = info.batch_size, _channels(arguments[1], in_dims[1])
     folded = _fold_all(shape[0], arguments[:5], in_dims[:5], (1, 1, 0, 1, 1))

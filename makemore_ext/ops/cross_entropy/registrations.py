@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from makemore_ext.ops.batching import register_vmap
 from makemore_ext.ops.cross_entropy.options import MEAN, NONE, Options
 from makemore_ext.ops.cross_entropy.terms import Terms
 from makemore_ext.ops.tensors import batch_first, compute_dtype
@@ -79,19 +80,22 @@ def _any_weight(weights: Tensor, dim: int) -> Tensor:
     return weights.new_ones(weights.movedim(dim, 0).shape[1:])
 
 
-def _row_weight(target: Tensor, weight: Tensor | None, classes: int, ignore_index: int) -> Tensor:
-    """The weights of class indices [B, rows], 0 where one is ignored.
+def _row_weight(target: Tensor, weight: Tensor | None, classes: int, valid: Tensor) -> Tensor:
+    """The weights of class indices [B, rows], 0 where one is not `valid`.
 
-    `weight` is None, [C], or [B, C].
+    `weight` is None, [C], or [B, C]. Where an index can be outside, it leaves NaN: kernels of the
+    CPU have refused it.
     """
-    target = target.long()
-    valid = target != ignore_index
     if weight is None:
         return valid.double()
-    inside = (target >= 0) & (target < classes)  # what is not leaves NaN on a CUDA device
-    index = torch.where(inside, target, 0)
+    inside = valid
+    if not target.is_cpu:
+        inside = valid & (target >= 0) & (target < classes)
+    index = torch.where(inside, target.long(), 0)
     found = weight[index] if weight.dim() == 1 else weight.gather(1, index)
-    return torch.where(valid, torch.where(inside, found.double(), torch.nan), 0)
+    if not target.is_cpu:
+        found = torch.where(inside, found, torch.nan)
+    return torch.where(valid, found.double(), 0)
 
 
 def _is_factor(target: Tensor, label_smoothing: float) -> bool:
@@ -124,7 +128,7 @@ def _mean_divisor(total: Tensor) -> Tensor:
     return torch.where(total == 0, torch.nan, total)
 
 
-@torch.library.register_vmap("makemore_ext::cross_entropy_forward")
+@register_vmap("cross_entropy_forward")
 def _(
     info: Any,
     in_dims: tuple,
@@ -170,34 +174,39 @@ def _(
         total = torch.full((size,), count, dtype=torch.float64, device=input.device)
     else:
         targets = batch_first(target, in_dims[1], size).reshape(size, count)
-        valid = (targets.long() != ignore_index).view(rows)
+        valid = targets.long() != ignore_index
         classes = logits.shape[1 if vector else 2]
-        factors = _row_weight(
-            targets, weight if weights is None else weights, classes, ignore_index
-        )
+        factors = _row_weight(targets, weight if weights is None else weights, classes, valid)
         total = factors.sum(1)
+        valid = valid.view(rows)
+    dtype = losses.dtype
     if weights is not None:
-        if _is_factor(target, label_smoothing):
-            weighted, mass = factors.view(rows) * losses, factors.view(rows)
+        has_factors = _is_factor(target, label_smoothing)
+        if has_factors:
+            mass = factors.view(rows)
+            losses = mass * losses
         else:
             terms = Terms(x, t, None, options)
             shares, log_p = terms.smoothed, terms.smoothed * terms.log_p
             if not is_shared:
                 shares, log_p = shares.reshape(logits.shape), log_p.reshape(logits.shape)
-            weighted = -_over_classes(weights, log_p, vector, is_shared)
+            losses = -_over_classes(weights, log_p, vector, is_shared)
             mass = _over_classes(weights, shares, vector, is_shared)
         if lse_square_scale != 0:
-            weighted = weighted + lse_square_scale * lse.double().square()
-        losses = torch.where(valid, weighted, 0).to(losses.dtype)
+            losses = losses + lse_square_scale * lse.double().square()
+        if lse_square_scale != 0 or not has_factors:
+            losses = torch.where(valid, losses, 0)
         statistics = torch.stack([*statistics[:2], mass])
     if reduction != NONE:
-        sums = losses.double().reshape(size, count).sum(1)
-        losses = (sums / _mean_divisor(total) if reduction == MEAN else sums).to(losses.dtype)
+        losses = losses.reshape(size, count).sum(1, dtype=torch.float64)
+    if reduction == MEAN:
+        losses = losses / _mean_divisor(total)
+    losses = losses.to(dtype)
     lse, lse_dim = (lse, 0) if return_lse else (lse.new_empty(0), None)
     return (losses, statistics, total, lse), (0, 1, 0, lse_dim)
 
 
-@torch.library.register_vmap("makemore_ext::cross_entropy_backward")
+@register_vmap("cross_entropy_backward")
 def _(info: Any, in_dims: tuple, *arguments: Any) -> tuple[Tensor, int]:
     operator = torch.ops.makemore_ext.cross_entropy_backward.default
     grad_output, grad_lse, input, target, weight, statistics, total, *rest = arguments

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from makemore_ext.ops.batching import register_vmap
 from makemore_ext.ops.tensors import batch_first
 
 
@@ -27,7 +28,7 @@ def _in_one_table(input: Tensor, rows: int) -> Tensor:
     return input + first.view(-1, *[1] * (input.dim() - 1))
 
 
-@torch.library.register_vmap("makemore_ext::embedding")
+@register_vmap("embedding")
 def _(
     info: Any, in_dims: tuple, input: Tensor, weight: Tensor, padding_idx: int = -1
 ) -> tuple[Tensor, int]:
@@ -43,7 +44,7 @@ def _(
     return operator(indices, tables.flatten(0, 1), -1), 0
 
 
-@torch.library.register_vmap("makemore_ext::embedding_backward")
+@register_vmap("embedding_backward")
 def _(
     info: Any,
     in_dims: tuple,
