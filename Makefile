@@ -15,9 +15,10 @@ export MAKEMORE_EXT_CUDA := $(or $(MAKEMORE_EXT_CUDA),$(if $(shell $(PYTHON) $(F
 PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 
 # What is tested of a build by another compiler, or for a sanitizer. Python's autograd is the same,
-# and so is what torch's transforms make of the operators.
+# and so are the formulas in Python and what torch's transforms make of the operators.
 OPERATIONS := tests/ops tests/fused_mlp --ignore=tests/ops/test_python_autograd.py \
-	--ignore-glob='*/test_transforms.py'
+	--ignore-glob='*/test_transforms.py' --ignore-glob='*/test_formulas.py' \
+	--ignore-glob='*/test_batching.py'
 
 # Recipes: the committed files in a folder of their own; a library of the compiler's.
 copy-tree = @mkdir -p $(COPY) && git ls-files -z | xargs -0 cp --parents --preserve=timestamps --target-directory=$(COPY)

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
-#include <type_traits>
 
 #include "../../arguments.h"
 #include "../scratch.h"
@@ -100,7 +99,7 @@ class ColumnWorker {
       std::copy(state.max, state.max + rows_, before);
       C* work = work_.data() + (keeps_ ? begin * rows_ : 0);
       read(block, begin, end, work, state.max);
-      for_each_vector(block, [&](auto partial, int64_t i, int64_t count) {
+      for_each_vector<T>(block.count, [&](auto partial, int64_t i, int64_t count) {
         constexpr bool kPartial = decltype(partial)::value;
         reduce_at<kPartial>(begin, end, i, count, load(before + i), work + i, state);
       });
@@ -124,18 +123,6 @@ class ColumnWorker {
 
   int64_t chunks() const { return (arguments_.shape.classes + kChunk - 1) / kChunk; }
 
-  // Calls body for every vector of rows, at last for the remainder.
-  template <typename Body>
-  static void for_each_vector(RowBlock block, const Body& body) {
-    int64_t i = 0;
-    for (; i + kLanes<T> <= block.count; i += kLanes<T>) {
-      body(std::false_type{}, i, kLanes<T>);
-    }
-    if (i < block.count) {
-      body(std::true_type{}, i, block.count - i);
-    }
-  }
-
   template <bool partial>
   Vec<C> logits_at(int64_t c, int64_t i, int64_t count) const {
     const T* const of_class = x_ + c * arguments_.logits.class_stride;
@@ -153,7 +140,7 @@ class ColumnWorker {
   void read(RowBlock block, int64_t begin, int64_t end, C* work, C* maxima) const {
     const int64_t ahead = kReadAhead * arguments_.logits.class_stride * sizeof(T);
     for (int64_t c = begin; c < end; ++c) {
-      for_each_vector(block, [&](auto partial, int64_t i, int64_t count) {
+      for_each_vector<T>(block.count, [&](auto partial, int64_t i, int64_t count) {
         constexpr bool kPartial = decltype(partial)::value;
         read_ahead(x_ + c * arguments_.logits.class_stride + i * x_stride_, ahead);
         const Vec<C> logits = logits_at<kPartial>(c, i, count);
@@ -226,7 +213,7 @@ class ColumnWorker {
         store(scales + i, scale);
       }
       for (int64_t c = begin; c < std::min(begin + kChunk, classes); ++c) {
-        for_each_vector(block, [&](auto partial, int64_t i, int64_t count) {
+        for_each_vector<T>(block.count, [&](auto partial, int64_t i, int64_t count) {
           constexpr bool kPartial = decltype(partial)::value;
           Vec<C> result;
           if constexpr (kept) {

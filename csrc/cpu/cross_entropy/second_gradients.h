@@ -6,7 +6,6 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <type_traits>
 
 #include "../../arguments.h"
 #include "../scratch.h"
@@ -121,18 +120,6 @@ class SecondGradients {
     return copy.data();
   }
 
-  // Calls body(partial, i, count) for every vector of [0, size).
-  template <typename Body>
-  static void for_each_vector(int64_t size, const Body& body) {
-    int64_t i = 0;
-    for (; i + kLanes<T> <= size; i += kLanes<T>) {
-      body(std::false_type{}, i, kLanes<T>);
-    }
-    if (i < size) {
-      body(std::true_type{}, i, size - i);
-    }
-  }
-
   static Vec<C> times_curvature(Vec<C> exp, Vec<C> y, Vec<C> scale, Vec<C> high, Vec<C> low,
                                 Vec<C> offset) {
     return exp * (scale * ((y - high) - low) + offset);
@@ -151,7 +138,7 @@ class SecondGradients {
       const C max = maximum(x, classes);
       const C shift = max == kLowest ? C(0) : max;  // see RowWorker::reduce_row
       SecondSums<C> sums;
-      for_each_vector(classes, [&](auto partial, int64_t c, int64_t count) {
+      for_each_vector<T>(classes, [&](auto partial, int64_t c, int64_t count) {
         constexpr bool kPartial = decltype(partial)::value;
         const Vec<C> exp = exp_nonpositive<C>(load_lanes<kPartial>(x + c, count, kLowest) - shift);
         const Wide<C> y_at = Wide<C>::from(load_lanes<kPartial>(y + c, count, C(0)));
@@ -180,7 +167,7 @@ class SecondGradients {
       const C* const terms = terms_.data() + i * stride_;
       const Vec<C> scale = broadcast(state.scale[i]), offset = broadcast(state.offset[i]);
       const Vec<C> high = broadcast(state.high[i]), low = broadcast(state.low[i]);
-      for_each_vector(classes, [&](auto partial, int64_t c, int64_t count) {
+      for_each_vector<T>(classes, [&](auto partial, int64_t c, int64_t count) {
         constexpr bool kPartial = decltype(partial)::value;
         const Vec<C> y_at = load_lanes<kPartial>(y + c, count, C(0));
         store_lanes<kPartial>(
@@ -200,7 +187,7 @@ class SecondGradients {
     const T* const q = kind == TargetKind::probabilities ? q_.row(shape_, block.begin) : nullptr;
     const int64_t x_stride = x_.inner_stride(shape_), y_stride = y_.inner_stride(shape_);
     const int64_t q_stride = q_.inner_stride(shape_);
-    for_each_vector(block.count, [&](auto partial, int64_t i, int64_t count) {
+    for_each_vector<T>(block.count, [&](auto partial, int64_t i, int64_t count) {
       constexpr bool kPartial = decltype(partial)::value;
       C* const terms = terms_.data() + i;
       Vec<C> max = broadcast(kLowest);
@@ -237,7 +224,7 @@ class SecondGradients {
     T* const written = result_.row(shape_, block.begin);
     const int64_t y_stride = y_.inner_stride(shape_), stride = result_.inner_stride(shape_);
     for (int64_t c = 0; c < shape_.classes; ++c) {
-      for_each_vector(block.count, [&](auto partial, int64_t i, int64_t count) {
+      for_each_vector<T>(block.count, [&](auto partial, int64_t i, int64_t count) {
         constexpr bool kPartial = decltype(partial)::value;
         const T* const of_class = y + c * y_.class_stride;
         const Vec<C> y_at = load_strided<kPartial>(of_class + i * y_stride, y_stride, count);

@@ -253,6 +253,19 @@ MAKEMORE_EXT_INLINE void store_lanes(T* destination, Vec<Compute<T>> value, int6
   }
 }
 
+// Calls body(partial, first element, elements), `partial` as a type, for the vectors of `size`
+// elements, of which the last may be a part of one.
+template <typename T, typename Body>
+MAKEMORE_EXT_INLINE void for_each_vector(int64_t size, const Body& body) {
+  int64_t i = 0;
+  for (; i + kLanes<T> <= size; i += kLanes<T>) {
+    body(std::false_type{}, i, kLanes<T>);
+  }
+  if (i < size) {
+    body(std::true_type{}, i, size - i);
+  }
+}
+
 // One element, converted as a vector's are.
 template <typename T>
 MAKEMORE_EXT_INLINE Compute<T> load_one(const T* source) {
