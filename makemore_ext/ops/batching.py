@@ -10,6 +10,7 @@ from torch._C import _functorch
 Rule = Callable[..., tuple[Any, Any]]
 
 _library = torch.library.Library("makemore_ext", "FRAGMENT")
+_batched_key = torch._C.DispatchKeySet(torch._C.DispatchKey.FuncTorchBatched)
 
 
 class VmapInfo(NamedTuple):
@@ -19,9 +20,10 @@ class VmapInfo(NamedTuple):
 
 
 def register_vmap(name: str) -> Callable[[Rule], Rule]:
-    """As torch.library.register_vmap, for an operator of tensors and numbers.
+    """Registers `rule(info, in_dims, *arguments)` -> results, out_dims for an operator.
 
-    Which takes arguments and results apart as trees of any depth, longer than the rules themselves.
+    As torch.library.register_vmap, of whose time most goes into taking arguments and results apart
+    as trees of any depth. Here they are tensors and numbers.
     """
     operator = getattr(torch.ops.makemore_ext, name).default
 
@@ -39,8 +41,7 @@ def register_vmap(name: str) -> Callable[[Rule], Rule]:
                 ),
                 strict=True,
             )
-            batched_key = torch._C.DispatchKeySet(torch._C.DispatchKey.FuncTorchBatched)
-            with torch._C._ExcludeDispatchKeyGuard(batched_key):
+            with torch._C._ExcludeDispatchKeyGuard(_batched_key):
                 if all(dim is None for dim in dims):
                     return operator(*arguments)
                 results, out_dims = rule(VmapInfo(interpreter.batchSize()), dims, *values)

@@ -317,8 +317,7 @@ class Columns {
                                const Terms& terms) const {
     const C* const centres = values(block, kSumCentre);
     const bool are_few = pass_.shape().per_channel() < kFewElements;
-    const int64_t stride = grid_.joined * pass_.input().outer_stride;
-    const bool by_lines = share_places(stride * static_cast<int64_t>(sizeof(T)));
+    const bool by_lines = share_places<T>(grid_.joined * pass_.input().outer_stride);
     for_each_line<T>(
         0, columns, by_lines, [&](auto partial, auto groups, int64_t column, int64_t count) {
           constexpr int kGroups = decltype(groups)::value;

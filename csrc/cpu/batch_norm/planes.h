@@ -235,8 +235,7 @@ class Planes {
   // The sums of short planes, where a plane has few groups: in rows of one plane.
   void add_across(const PlanePlace& place, int64_t planes, const Group<T>& centre,
                   const GroupSums& sums) const {
-    const int64_t stride = pass_.input().outer_stride;
-    const bool by_lines = share_places(stride * static_cast<int64_t>(sizeof(T)));
+    const bool by_lines = share_places<T>(pass_.input().outer_stride);
     pass_.sum(place, [&](const auto& terms) {
       for (int64_t plane = 0; plane < planes; plane += kSummedRows) {
         const Range rows{plane, std::min(planes, plane + kSummedRows)};

@@ -84,6 +84,31 @@ inline void round_rows(RowBlock block, const double* exact, T* rounded) {
   }
 }
 
+template <typename T>
+inline void copy_row(const T* source, int64_t class_stride, int64_t classes, T* copied) {
+  for (int64_t c = 0; c < classes; ++c) {
+    copied[c] = source[c * class_stride];
+  }
+}
+
+// The classes of a row side by side: where they are, or copied.
+template <typename T>
+inline const T* contiguous_row(const T* source, int64_t class_stride, int64_t classes, T* copied) {
+  if (class_stride == 1) {
+    return source;
+  }
+  copy_row(source, class_stride, classes, copied);
+  return copied;
+}
+
+// Where a result that is written side by side is to go, if it is not there.
+template <typename T>
+inline void spread_row(const T* result, int64_t class_stride, int64_t classes, T* destination) {
+  for (int64_t c = 0; result != destination && c < classes; ++c) {
+    destination[c * class_stride] = result[c];
+  }
+}
+
 // What target, weight and label smoothing make of a class: its share v_c of a row, or, where
 // targets are indices, the part of it that all rows have, but for the factor s / C.
 template <typename T, TargetKind kind>

@@ -132,17 +132,15 @@ void with_layout(const CrossEntropyArguments<T>& arguments, const RowView<T>& gr
 
 // Calls body(piece, worker, block, state) for every block of rows. A piece is a run of blocks, each
 // on one thread with its own worker and state.
-template <typename T, typename Blocks, typename MakeWorker, typename Body>
+template <typename State, typename Blocks, typename MakeWorker, typename Body>
 void for_each_block(const RowShape& shape, const Blocks& blocks, const MakeWorker& make_worker,
                     const Body& body) {
   for_each_piece(blocks.count(), blocks.blocks_per_piece, shape.rows * shape.classes,
                  [&](int64_t piece, int64_t begin, int64_t end) {
                    auto worker = make_worker();
-                   BlockState<T> state;
+                   State state;
                    for (int64_t i = begin; i < end; ++i) {
-                     const RowBlock block = blocks[i];
-                     worker.begin(block);
-                     body(piece, worker, block, state);
+                     body(piece, worker, blocks[i], state);
                    }
                  });
 }
@@ -190,9 +188,10 @@ void cross_entropy_forward(const CrossEntropyArguments<T>& arguments, Compute<T>
   with_layout(arguments, gradient, true,
               [&](const auto& blocks, const auto& targets, const auto& make_worker) {
                 const SumOfPieces sum(blocks);
-                for_each_block<T>(
+                for_each_block<BlockState<T>>(
                     shape, blocks, make_worker,
                     [&](int64_t piece, auto& worker, RowBlock block, BlockState<T>& state) {
+                      worker.begin(block);
                       worker.reduce(block, state);
                       targets.read(worker, block, state);
                       double losses[kBlockRows];
@@ -230,23 +229,24 @@ void cross_entropy_backward(const CrossEntropyArguments<T>& arguments,
 
   with_layout(arguments, gradient, false,
               [&](const auto& blocks, const auto& targets, const auto& make_worker) {
-                for_each_block<T>(shape, blocks, make_worker,
-                                  [&](int64_t, auto& worker, RowBlock block, BlockState<T>& state) {
-                                    const double* const of_block = statistics + block.begin;
-                                    copy_rows(block, of_block, state.max);
-                                    copy_rows(block, of_block + shape.rows, state.sum_exp);
-                                    copy_rows(block, of_block + 2 * shape.rows, state.mass);
-                                    for (int64_t i = 0; i < block.count; ++i) {
-                                      const int64_t row = block.begin + i;
-                                      state.grad_loss[i] = grad_output[row] / divisor;
-                                      state.grad_lse[i] =
-                                          grad_lse.data == nullptr ? 0.0 : grad_lse[row];
-                                    }
-                                    targets.read(worker, block, state);
-                                    targets.factors(block, state);
-                                    worker.gradient(block, state);
-                                    targets.write_at_targets(worker, block, state);
-                                  });
+                for_each_block<BlockState<T>>(
+                    shape, blocks, make_worker,
+                    [&](int64_t, auto& worker, RowBlock block, BlockState<T>& state) {
+                      worker.begin(block);
+                      const double* const of_block = statistics + block.begin;
+                      copy_rows(block, of_block, state.max);
+                      copy_rows(block, of_block + shape.rows, state.sum_exp);
+                      copy_rows(block, of_block + 2 * shape.rows, state.mass);
+                      for (int64_t i = 0; i < block.count; ++i) {
+                        const int64_t row = block.begin + i;
+                        state.grad_loss[i] = grad_output[row] / divisor;
+                        state.grad_lse[i] = grad_lse.data == nullptr ? 0.0 : grad_lse[row];
+                      }
+                      targets.read(worker, block, state);
+                      targets.factors(block, state);
+                      worker.gradient(block, state);
+                      targets.write_at_targets(worker, block, state);
+                    });
               });
 }
 
@@ -257,18 +257,15 @@ void cross_entropy_second_gradients(const CrossEntropyArguments<T>& arguments,
   const double divisor = arguments.reduction == Reduction::mean ? mean_divisor(total_weight) : 1.0;
   const bool columns = in_columns(arguments, second.for_input);
   with_target_kind(arguments, [&](auto kind) {
+    using Worker = SecondGradients<T, decltype(kind)::value>;
     const auto run = [&](const auto& blocks) {
       const SumOfPieces sum(blocks);
-      for_each_piece(blocks.count(), blocks.blocks_per_piece,
-                     arguments.shape.rows * arguments.shape.classes,
-                     [&](int64_t piece, int64_t begin, int64_t end) {
-                       const SecondGradients<T, decltype(kind)::value> worker(
-                           arguments, second, divisor, blocks.rows_per_block, columns);
-                       SecondState<T> state;
-                       for (int64_t i = begin; i < end; ++i) {
-                         sum.add(piece, worker.block(blocks[i], state));
-                       }
-                     });
+      for_each_block<SecondState<T>>(
+          arguments.shape, blocks,
+          [&] { return Worker(arguments, second, divisor, blocks.rows_per_block, columns); },
+          [&](int64_t piece, const Worker& worker, RowBlock block, SecondState<T>& state) {
+            sum.add(piece, worker.block(block, state));
+          });
       if (arguments.reduction != Reduction::none) {
         second.for_loss[0] = static_cast<Compute<T>>(sum.total() / divisor);
       }

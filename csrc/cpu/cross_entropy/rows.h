@@ -138,19 +138,8 @@ class RowWorker {
     return is_even_ ? view.data + index * view.strides[0] : view.row(arguments_.shape, index);
   }
 
-  void copy_row(const T* source, int64_t class_stride, T* copied) const {
-    for (int64_t c = 0; c < arguments_.shape.classes; ++c) {
-      copied[c] = source[c * class_stride];
-    }
-  }
-
   const T* contiguous(const RowView<const T>& view, int64_t i, const Scratch<T>& copy) const {
-    const T* source = row(view, i);
-    if (view.class_stride == 1) {
-      return source;
-    }
-    copy_row(source, view.class_stride, copy.data());
-    return copy.data();
+    return contiguous_row(row(view, i), view.class_stride, arguments_.shape.classes, copy.data());
   }
 
   const T* probabilities_row(int64_t i) const {
@@ -169,7 +158,7 @@ class RowWorker {
     T* const copied = logits_copy_.data();
     std::fill(copied, copied + kLanes<T> * classes, T{});
     for (int64_t r = 0; r < count; ++r) {
-      copy_row(row(view, i + r), view.class_stride, copied + r * classes);
+      copy_row(row(view, i + r), view.class_stride, classes, copied + r * classes);
     }
     return copied;
   }
@@ -286,9 +275,7 @@ class RowWorker {
         tail(end - c);
       }
     }
-    for (int64_t c = 0; dx != destination && c < classes; ++c) {
-      destination[c * gradient_.class_stride] = dx[c];
-    }
+    spread_row(dx, gradient_.class_stride, classes, destination);
   }
 
   template <bool partial, bool kept, bool streamed>

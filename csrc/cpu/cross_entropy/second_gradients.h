@@ -110,14 +110,7 @@ class SecondGradients {
   }
 
   const T* contiguous(const RowView<const T>& view, int64_t row, const Scratch<T>& copy) const {
-    const T* const source = view.row(shape_, row);
-    if (view.class_stride == 1) {
-      return source;
-    }
-    for (int64_t c = 0; c < shape_.classes; ++c) {
-      copy.data()[c] = source[c * view.class_stride];
-    }
-    return copy.data();
+    return contiguous_row(view.row(shape_, row), view.class_stride, shape_.classes, copy.data());
   }
 
   static Vec<C> times_curvature(Vec<C> exp, Vec<C> y, Vec<C> scale, Vec<C> high, Vec<C> low,
@@ -173,9 +166,7 @@ class SecondGradients {
         store_lanes<kPartial>(
             written + c, times_curvature(load(terms + c), y_at, scale, high, low, offset), count);
       });
-      for (int64_t c = 0; written != destination && c < classes; ++c) {
-        destination[c * result_.class_stride] = written[c];
-      }
+      spread_row(written, result_.class_stride, classes, destination);
     }
   }
 

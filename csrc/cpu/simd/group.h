@@ -170,8 +170,9 @@ inline constexpr int kLineGroups = std::is_same_v<T, Compute<T>> && kGroupBytes<
 
 // Whether rows that are so far apart share so few places of a first-level cache that a line is gone
 // before all of it is read, unless that is done at once.
-inline bool share_places(int64_t stride_bytes) {
-  return stride_bytes % 2048 == 0;
+template <typename T>
+inline bool share_places(int64_t stride) {
+  return stride * static_cast<int64_t>(sizeof(T)) % 2048 == 0;
 }
 
 // Calls body(partial, groups, first element, elements of a group), `groups` as a type: kLineGroups
